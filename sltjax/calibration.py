@@ -1,0 +1,179 @@
+"""Numerics chosen for the posterior at hand; the definition (loss, data, nβ, γ) is never touched.
+
+The step size comes from the largest curvature κ of the potential that chains meet: not at the anchor, where a
+singular loss may be flat, but where the posterior sends them. ε = 0.5 / κ is an eighth of the stability bound
+4 / κ, which leaves the Leimkuhler–Matthews step a negligible bias, and room for batches to differ.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Float
+
+from sltjax.posterior import LocalPosterior
+from sltjax.samplers import LeimkuhlerMatthews
+from sltjax.samplers.noise import gaussian
+from sltjax.sampling import as_threefry, condition_all, draw_batch, sample_block
+from sltjax.schedule import Schedule
+from sltjax.types import Batch, Info, Params, RngKey, Sampler
+from sltjax.validation import count_examples
+
+STEP_TIMES_CURVATURE = 0.5
+ROUNDS = 4
+POWER_ITERATIONS = 20
+FIRST_STEP_SIZES = 10.0 ** np.arange(-14.0, 2.5, 0.5)
+TINY = 1e-30
+
+
+@struct.dataclass
+class Calibration:
+    """Numerics, and what they were chosen from.
+
+    Attributes:
+        sampler: with its step size set.
+        schedule: lengths and sizes.
+        curvature: the largest curvature of U met in each round of pilot chains; empty if the sampler was given.
+    """
+
+    sampler: Sampler
+    schedule: Schedule
+    curvature: tuple[float, ...] = struct.field(pytree_node=False, default=())
+
+
+def calibrate(
+    key: RngKey,
+    posterior: LocalPosterior,
+    data: Batch,
+    *,
+    anchors: Sequence[Params] = (),
+    sampler: Sampler | None = None,
+    num_chains: int = 4,
+    num_draws: int | None = None,
+    burn_in: int | None = None,
+    thin: int | None = None,
+    batch_size: int | None = None,
+) -> Calibration:
+    """Choose the numerics that are left at None; one setting for all anchors, so that a curve is of one piece.
+
+    Args:
+        key: consumed.
+        posterior: its loss, nβ and γ define the problem.
+        data: pytree of arrays [n, ...].
+        anchors: checkpoints to choose for; none stands for the posterior's own anchor alone.
+        sampler: None for `LeimkuhlerMatthews` at the step size found.
+        num_chains: chains a checkpoint.
+        num_draws: None for 2000.
+        burn_in: None for as many steps as half of those of the draws.
+        thin: None for 2.
+        batch_size: None for 512, or all of the data where that is fewer.
+
+    Raises:
+        ValueError: the potential is flat, or not finite, at every distance that was tried.
+    """
+    schedule = default_schedule(data, num_chains, num_draws, burn_in, thin, batch_size)
+    if sampler is not None:
+        return Calibration(sampler, schedule)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(anchors or [posterior.anchor]))
+    curvature = curvature_met(key, posterior.replace(anchor=stacked), data, schedule.batch_size)
+    return Calibration(default_sampler(STEP_TIMES_CURVATURE / max(curvature[1:])), schedule, curvature)
+
+
+def default_sampler(step_size: float) -> LeimkuhlerMatthews:
+    """The sampler used where none is given: the one of least bias at the price of SGLD."""
+    return LeimkuhlerMatthews(step_size)
+
+
+def default_schedule(
+    data: Batch,
+    num_chains: int,
+    num_draws: int | None = None,
+    burn_in: int | None = None,
+    thin: int | None = None,
+    batch_size: int | None = None,
+) -> Schedule:
+    """The lengths and sizes used where none are given; see `calibrate`."""
+    thin = 2 if thin is None else thin
+    num_draws = 2000 if num_draws is None else num_draws
+    burn_in = num_draws * thin // 2 if burn_in is None else burn_in
+    batch_size = min(512, count_examples(data)) if batch_size is None else batch_size
+    return Schedule(num_chains, num_draws, burn_in, thin, batch_size)
+
+
+def curvature_met(key: RngKey, posterior: LocalPosterior, data: Batch, batch_size: int) -> tuple[float, ...]:
+    """The largest |eigenvalue| of the Hessian of U_B that pilot chains meet, round by round.
+
+    Args:
+        key: consumed.
+        posterior: its anchor's leaves carry a leading [checkpoint] axis.
+        data: pytree of arrays [n, ...].
+        batch_size: examples a step.
+
+    Raises:
+        ValueError: the potential is flat, or not finite, at every distance that was tried.
+    """
+    batch_key, near_key, *round_keys = jax.random.split(as_threefry(key), 2 + ROUNDS)
+    batch = draw_batch(batch_key, data, batch_size)
+    steps = np.arange(len(jax.tree.leaves(posterior.anchor)[0]))
+    pilot = Schedule(num_chains=2, num_draws=4, burn_in=50, thin=50, batch_size=batch_size)
+    posteriors = condition_all(posterior, data, batch_size)
+    found = [_curvature_a_step_away(near_key, posteriors, batch)]
+    for round_key in round_keys:
+        sampler = LeimkuhlerMatthews(jnp.asarray(STEP_TIMES_CURVATURE / found[-1]))
+        _, trace = sample_block(round_key, posterior, steps, sampler, data, pilot, {"params": _position})
+        met = float(_largest_curvature(near_key, posteriors, trace["params"], batch))
+        found.append(met if np.isfinite(met) and met > 0 else 10 * found[-1])  # the pilot diverged
+    return tuple(found)
+
+
+def _position(params: Params, info: Info) -> Params:
+    return params
+
+
+def _curvature_a_step_away(key: Array, posteriors: LocalPosterior, batch: Batch) -> float:
+    """The curvature for which a first step is stable where it lands, noise included."""
+    noise = gaussian(key, posteriors.anchor)
+    curvature = np.nan
+    for step_size in FIRST_STEP_SIZES:
+
+        def away(w: Array, z: Array, scale: float = np.sqrt(step_size)) -> Array:
+            return (w + scale * z)[:, None, None]
+
+        positions = jax.tree.map(away, posteriors.anchor, noise)
+        met = float(_largest_curvature(key, posteriors, positions, batch))
+        if not step_size * met <= STEP_TIMES_CURVATURE:
+            break
+        curvature = float(STEP_TIMES_CURVATURE / step_size)
+    if np.isnan(curvature):
+        raise ValueError(
+            f"no step size from {FIRST_STEP_SIZES[0]:g} to {FIRST_STEP_SIZES[-1]:g} is stable at the checkpoint: the "
+            "loss is not finite there, or its curvature is beyond measure; check the loss, or pass a sampler"
+        )
+    return curvature
+
+
+@jax.jit
+def _largest_curvature(key: Array, posteriors: LocalPosterior, positions: Params, batch: Batch) -> Float[Array, ""]:
+    """The largest |eigenvalue| of ∇²U_B over positions [checkpoint, chain, draw, ...], by power iteration."""
+
+    def at_position(posterior: LocalPosterior, params: Params) -> Array:
+        potential = posterior.potential(batch, posterior.anchor_terms(batch))
+        gradient = jax.grad(lambda w: potential(w)[0])
+
+        def iterate(direction: Params, _: None) -> tuple[Params, Array]:
+            product = jax.jvp(gradient, (params,), (direction,))[1]
+            norm = optax.tree.norm(product)
+            return optax.tree.scale(1 / jnp.maximum(norm, TINY), product), norm
+
+        start = gaussian(key, params)
+        start = optax.tree.scale(1 / optax.tree.norm(start), start)
+        return jax.lax.scan(iterate, start, length=POWER_ITERATIONS)[1][-1]
+
+    def at_checkpoint(posterior: LocalPosterior, positions: Params) -> Array:
+        flat = jax.tree.map(lambda w: w.reshape(-1, *w.shape[2:]), positions)
+        return jax.lax.map(lambda params: at_position(posterior, params), flat)
+
+    return jnp.max(jax.vmap(at_checkpoint)(posteriors, positions))

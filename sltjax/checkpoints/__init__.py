@@ -1,0 +1,20 @@
+"""Training checkpoints as (step, params): one kind of storage a module, one interface (`Source`) for all.
+
+A source lists its steps at once and loads one step at a time. A checkpoint that is broken fails alone, with its reason;
+what was never finished is listed as skipped; nothing is ever written.
+"""
+
+from sltjax.checkpoints.memory import from_memory
+from sltjax.checkpoints.orbax import from_orbax
+from sltjax.checkpoints.source import CheckpointError, MismatchError, Skipped, Source, digest, read_ahead
+
+__all__ = [
+    "CheckpointError",
+    "MismatchError",
+    "Skipped",
+    "Source",
+    "digest",
+    "from_memory",
+    "from_orbax",
+    "read_ahead",
+]

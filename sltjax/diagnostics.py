@@ -1,0 +1,67 @@
+"""Health: from the draws behind an estimate to a verdict with cause and remedy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from blackjax.diagnostics import rhat
+from jaxtyping import Array, Float, Int
+
+from sltjax.moments import Mean, mean
+from sltjax.types import Health
+
+MAX_RHAT = 1.01  # Vehtari et al. 2021, section 4
+MIN_ESS = 100.0
+MAX_DRIFT = 4.0
+
+
+def first_failure(x: Float[np.ndarray, "chain draw"]) -> Int[np.ndarray, " chain"]:
+    """The first draw of each chain that is not finite, −1 where all are."""
+    bad = ~np.isfinite(x)
+    return np.where(bad.any(axis=1), bad.argmax(axis=1), -1)
+
+
+def health(x: Float[np.ndarray, "chain draw"], value: Mean | None) -> Health:
+    """Judge the draws of one recorded number.
+
+    Args:
+        x: all chains, whether finite or not.
+        value: the mean over the finite ones, None if there are none.
+    """
+    failed = first_failure(x)
+    if value is None:
+        return Health(failed, np.nan, 0.0, np.nan, _messages(failed, np.nan, 0.0, np.nan, np.nan))
+    spread, change = jax.device_get(_mixing(x[failed < 0]))
+    numbers = float(spread), float(value.ess), float(change)
+    return Health(failed, *numbers, _messages(failed, *numbers, float(value.value)))
+
+
+@jax.jit
+def _mixing(x: Float[Array | np.ndarray, "chain draw"]) -> tuple[Array, Array]:
+    """R-hat and drift."""
+    third = max(2, x.shape[1] // 3)
+    early, late = mean(x[:, :third]), mean(x[:, -third:])
+    change = (late.value - early.value) / jnp.hypot(early.std_error, late.std_error)
+    return rhat(x), change
+
+
+def _messages(
+    failed: Int[np.ndarray, " chain"], spread: float, ess: float, drift: float, value: float
+) -> tuple[str, ...]:
+    if np.all(failed >= 0):
+        return (
+            f"all {len(failed)} chains left the finite numbers, the first at draw {failed.min()}: "
+            "the step size is too large; lower it, or raise gamma",
+        )
+    verdicts = [
+        (
+            np.any(failed >= 0),
+            f"{np.sum(failed >= 0)} of {len(failed)} chains left the finite numbers and are left out: "
+            "the step size is at its limit; lower it, or raise gamma",
+        ),
+        (not ess > 0, "the loss never moved: no draw differs from another; check that it depends on the parameters"),
+        (abs(drift) > MAX_DRIFT, f"still drifting by {drift:+.1f} standard errors: raise burn_in or num_draws"),
+        (spread > MAX_RHAT, f"the chains disagree (R-hat {spread:.3f}): raise burn_in and num_draws"),
+        (0 < ess < MIN_ESS, f"only {ess:.0f} effective draws: raise num_draws"),
+        (value < 0, "negative: the checkpoint is no minimum of this loss; raise gamma or use behavioral_loss"),
+    ]
+    return tuple(message for wrong, message in verdicts if wrong)

@@ -1,0 +1,121 @@
+"""Losses, one number an example: by a checkpoint's own behaviour, on a part of the weights, over the full data."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float
+
+from sltjax.types import Batch, Loss, Params, Scalar
+
+Outputs = Float[Array, "batch *rest"]
+Distance = Callable[[Outputs, Outputs], Float[Array, " batch"]]
+
+
+def squared_distance(outputs: Outputs, anchor_outputs: Outputs) -> Float[Array, " batch"]:
+    """½|f_w(x) − f_w*(x)|², the divergence of two unit-variance Gaussians, summed over all axes of an example."""
+    return 0.5 * _sum_of_example(jnp.square(outputs - anchor_outputs))
+
+
+def kl_divergence(outputs: Outputs, anchor_outputs: Outputs) -> Float[Array, " batch"]:
+    """KL(f_w*(x) ‖ f_w(x)) for logits over the last axis, summed over the positions of an example, if any."""
+    log_q, log_p = jax.nn.log_softmax(outputs), jax.nn.log_softmax(anchor_outputs)
+    return _sum_of_example(jnp.exp(log_p) * (log_p - log_q))
+
+
+def _sum_of_example(x: Float[Array, "batch *rest"]) -> Float[Array, " batch"]:
+    return jnp.sum(x, axis=tuple(range(1, x.ndim)))
+
+
+@struct.dataclass
+class BehavioralLoss:
+    """The distance from a model's outputs to those of a checkpoint; made by `behavioral_loss`.
+
+    Attributes:
+        anchor: the checkpoint; None stands for the anchor of the posterior in which the loss is used.
+        apply: (params, batch) -> outputs [batch, ...].
+        distance: (outputs, anchor outputs) -> [batch], 0 with gradient 0 where both are equal.
+    """
+
+    anchor: Params | None
+    apply: Callable[[Params, Batch], Array] = struct.field(pytree_node=False)
+    distance: Distance = struct.field(pytree_node=False)
+
+    def at(self, anchor: Params) -> "BehavioralLoss":
+        """This loss, measured from `anchor`."""
+        return self.replace(anchor=anchor)
+
+    def __call__(self, params: Params, batch: Batch) -> Array:
+        """Per-example distances, shape [batch].
+
+        Raises:
+            ValueError: there is no anchor to measure from.
+        """
+        if self.anchor is None:
+            raise ValueError(
+                "this behavioral loss has no anchor of its own; use it in a posterior, which brings one, or call .at(params)"
+            )
+        return self.distance(self.apply(params, batch), self.apply(self.anchor, batch))
+
+
+def behavioral_loss(
+    apply: Callable[[Params, Batch], Array],
+    anchor_params: Params | None = None,
+    *,
+    distance: Distance = squared_distance,
+) -> BehavioralLoss:
+    """The loss that measures how far a model behaves from a checkpoint (Bushnaq et al., arXiv 2405.10927).
+
+    The checkpoint is its exact minimum, with loss 0 on every example: λ̂ then needs neither labels nor a
+    converged network, and means something at every step of training. N_eff = 2λ̂ is the paper's effective
+    parameter count at tolerance 1/nβ.
+
+    Args:
+        apply: (params, batch) -> outputs [batch, ...], as a pure function.
+        anchor_params: the checkpoint; None for the anchor of whichever posterior uses the loss, so that one
+            loss serves a whole sweep.
+        distance: `squared_distance` (½ the squared error), `kl_divergence` (logits), or your own.
+    """
+    return BehavioralLoss(anchor_params, apply, distance)
+
+
+def restrict(loss: Loss, params: Params, select: Callable[[Params], Params]) -> tuple[Loss, Params]:
+    """The same problem on a part of the weights, the rest held at `params` (Wang et al., arXiv 2410.02984).
+
+    Args:
+        loss: per-example losses of the whole parameters.
+        params: the whole parameters.
+        select: params -> any pytree of (slices of) their leaves; linear, no entry twice.
+
+    Returns:
+        The restricted loss and its parameters `select(params)`; both go wherever the whole ones did.
+    """
+    if isinstance(loss, BehavioralLoss) and loss.anchor is None:
+        loss = loss.at(params)
+    selected, write_back = jax.vjp(select, params)
+
+    def restricted(part: Params, batch: Batch) -> Array:
+        (change,) = write_back(optax.tree.sub(part, selected))
+        return loss(optax.tree.add(params, change), batch)
+
+    return restricted, selected
+
+
+def mean_and_gradient(loss: Loss, params: Params, data: Batch, batch_size: int) -> tuple[Scalar, Params]:
+    """L_n(w) and ∇L_n(w) over the full data, `batch_size` examples in memory at once."""
+    num_examples = jax.tree.leaves(data)[0].shape[0]
+    batch_size = min(batch_size, num_examples)
+    starts = jnp.arange(0, num_examples, batch_size)
+
+    def weighted(params: Params, indices: Array) -> Array:
+        batch = jax.tree.map(lambda x: x[jnp.minimum(indices, num_examples - 1)], data)
+        return jnp.sum(loss(params, batch) * (indices < num_examples)) / num_examples
+
+    def add(total: tuple[Scalar, Params], start: Array) -> tuple[tuple[Scalar, Params], None]:
+        part = jax.value_and_grad(weighted)(params, start + jnp.arange(batch_size))
+        return optax.tree.add(total, part), None
+
+    total, _ = jax.lax.scan(add, (jnp.zeros(()), optax.tree.zeros_like(params)), starts)
+    return total

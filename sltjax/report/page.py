@@ -1,0 +1,265 @@
+"""One HTML page on a run: what was found, how sure it is, what failed, and how to get it again."""
+
+import io
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+import xarray as xr
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from sltjax import plots
+
+_NEEDED = ("step", "llc", "llc_std_error", "status", "ok", "verdict")
+_KINDS = {
+    "A": "λ̂ rises",
+    "B": "λ̂ falls, and the loss falls",
+    "C": "λ̂ falls, and the loss does not",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's entry: what it shows, and what it is sorted by."""
+
+    text: str
+    key: float | str
+
+
+def write_report(dataset: xr.Dataset, stages: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """Write the report of one run as a self-contained HTML page; nothing in it is loaded from elsewhere.
+
+    The page appears at `path` at once and whole: it is written beside it first and then put in its place.
+
+    Args:
+        dataset: one run with `step`, `llc`, `llc_std_error`, `status`, `ok` and `verdict` of shape [checkpoint];
+            `loss`, `rhat`, `ess`, further metrics and attributes are shown where present.
+        stages: the table that `sltjax.stages` returns for it.
+        path: where the page goes; missing folders are made.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: if a needed variable is missing.
+    """
+    missing = [name for name in _NEEDED if name not in dataset.variables]
+    if missing:
+        raise ValueError(f"a report needs {', '.join(_NEEDED)}: {', '.join(missing)} not in the dataset")
+    environment = Environment(
+        loader=PackageLoader("sltjax", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("template.html.j2").render(_content(dataset, stages))
+    return _put(Path(path), page)
+
+
+def _content(dataset: xr.Dataset, stages: pd.DataFrame) -> dict[str, Any]:
+    attrs = dataset.attrs
+    return {
+        "title": str(attrs.get("title") or "Training run"),
+        "source": str(attrs.get("source", "")),
+        "summary": _summary(dataset, stages),
+        "figure": _svg(plots.development(dataset, stages)),
+        "stages": _stage_rows(stages),
+        "exact_stages": "exact_delta_llc" in stages,
+        "kinds": {kind: _KINDS[kind] for kind in sorted(set(stages["kind"]))} if len(stages) else {},
+        "checkpoints": _checkpoint_rows(dataset),
+        "failures": _where(dataset, np.asarray(dataset["status"]) == "failed"),
+        "warnings": _where(dataset, (np.asarray(dataset["status"]) != "failed") & ~np.asarray(dataset["ok"], bool)),
+        "skipped": _json(attrs.get("skipped"), []),
+        "nbeta": _number(attrs.get("nbeta")),
+        "gamma": _number(attrs.get("gamma")),
+        "definition": _pairs(attrs.get("definition")),
+        "numerics": _pairs(attrs.get("numerics")),
+        "versions": _pairs(attrs.get("versions")),
+        "sltjax_version": str(attrs.get("sltjax_version", "")),
+        "behavioral": "behavio" in str(attrs.get("definition", "")).lower(),
+        "exact": "exact_llc" in dataset,
+        "chains": dataset.sizes.get("chain"),
+        "draws": dataset.sizes.get("draw"),
+    }
+
+
+def _summary(dataset: xr.Dataset, stages: pd.DataFrame) -> str:
+    llc = np.asarray(dataset["llc"], float)
+    found = np.flatnonzero(np.isfinite(llc))
+    total = len(llc)
+    if not len(found):
+        return f"None of the {total} checkpoints has an estimate; the reasons stand below."
+    error = np.asarray(dataset["llc_std_error"], float)
+    first, last = (with_error(llc[k], error[k]) for k in found[[0, -1]])
+    steps = np.asarray(dataset["step"])[found[[0, -1]]]
+    if not len(stages):
+        course = "does not change beyond its errors"
+    else:
+        course = f"changes in {len(stages)} {'stage' if len(stages) == 1 else 'stages'}"
+    return (
+        f"The learning coefficient λ̂ {course}: it is {first} at step {steps[0]:,} and {last} at step {steps[1]:,}. "
+        f"{_count(len(found), total)} have an estimate, {_faultless(dataset, found)} of them without a warning."
+    )
+
+
+def _count(found: int, total: int) -> str:
+    return f"All {total} checkpoints" if found == total else f"{found} of {total} checkpoints"
+
+
+def _faultless(dataset: xr.Dataset, found: np.ndarray) -> str:
+    good = int(np.asarray(dataset["ok"], bool)[found].sum())
+    return "all" if good == len(found) else str(good)
+
+
+def _stage_rows(stages: pd.DataFrame) -> list[dict[str, str]]:
+    return [
+        {
+            "stage": f"{row['stage']}",
+            "kind": row["kind"],
+            "steps": f"{row['from_step']:,} – {row['to_step']:,}",
+            "onset": _at(row, "onset"),
+            "end": _at(row, "end"),
+            "delta_llc": with_error(row["delta_llc"], row["delta_llc_std_error"], sign=True),
+            "exact_delta_llc": _signed(row.get("exact_delta_llc", np.nan)),
+            "delta_loss": _signed(row["delta_loss"]),
+        }
+        for row in stages.to_dict("records")
+    ]
+
+
+def _at(row: dict[str, float], name: str) -> str:
+    value, low, high = (_step(row[key]) for key in (name, f"{name}_low", f"{name}_high"))
+    return f"{value} ({low} – {high})"
+
+
+def _step(value: float) -> str:
+    """Round a step to four figures: between checkpoints there is no more to know."""
+    return f"{float(f'{value:.4g}'):,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _checkpoint_rows(dataset: xr.Dataset) -> list[dict[str, Cell]]:
+    columns = {
+        name: np.asarray(dataset[name]) for name in (*_NEEDED, "loss", "rhat", "ess") if name in dataset.variables
+    }
+    blank = np.full(dataset.sizes["checkpoint"], np.nan)
+    rows = []
+    for k, step in enumerate(columns["step"]):
+        value = {name: float(columns.get(name, blank)[k]) for name in ("llc", "llc_std_error", "loss", "rhat", "ess")}
+        rows.append(
+            {
+                "step": Cell(f"{step:,}", int(step)),
+                "llc": Cell(with_error(value["llc"], value["llc_std_error"]), _key(value["llc"])),
+                "loss": Cell(_number(value["loss"], 4), _key(value["loss"])),
+                "rhat": Cell(_number(value["rhat"], 3), _key(value["rhat"])),
+                "ess": Cell(_number(value["ess"], 3), _key(value["ess"])),
+                "verdict": Cell(*[_verdict(columns, k)] * 2),
+            }
+        )
+    return rows
+
+
+def _verdict(columns: dict[str, np.ndarray], k: int) -> str:
+    text = str(columns["verdict"][k])
+    if columns["status"][k] == "failed":
+        return f"failed: {text}"
+    return text or ("ok" if columns["ok"][k] else "not ok")
+
+
+def _where(dataset: xr.Dataset, keep: np.ndarray) -> list[tuple[str, str]]:
+    steps, verdicts = np.asarray(dataset["step"])[keep], np.asarray(dataset["verdict"])[keep]
+    return [(f"{step:,}", str(verdict)) for step, verdict in zip(steps, verdicts, strict=True)]
+
+
+def with_error(value: float, error: float, *, sign: bool = False) -> str:
+    """Return "value ± error" with the error at two significant figures and the value to the same place."""
+    if not np.isfinite(value):
+        return "—"
+    plus = "+" if sign else ""
+    if not np.isfinite(error) or error <= 0:
+        return _minus(f"{value:{plus}.4g}")
+    places = max(0, 1 - int(np.floor(np.log10(error))))
+    return _minus(f"{value:{plus},.{places}f} ± {error:,.{places}f}")
+
+
+def _signed(value: float) -> str:
+    return _minus(f"{value:+.3g}") if np.isfinite(value) else "—"
+
+
+def _number(value: Any, figures: int = 4) -> str:
+    if value is None or not np.isfinite(float(value)):
+        return "—"
+    value = float(value)
+    if abs(value) >= 10 ** (figures - 1):
+        return _minus(f"{value:,.0f}")
+    return _minus(f"{value:.{figures}g}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−") if not text.startswith("-") or "e-" not in text else text
+
+
+def _key(value: float) -> float | str:
+    return value if np.isfinite(value) else ""
+
+
+def _json(text: Any, default: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError):
+        return default
+
+
+def _pairs(text: Any) -> list[tuple[str, str]]:
+    """Return what a JSON object says as (name, value) in words; what is no JSON is shown as it stands."""
+    values = _json(text, None)
+    if isinstance(values, dict):
+        return [(_words(name), _said(value)) for name, value in values.items()]
+    return [("", str(text))] if text else []
+
+
+def _words(name: str) -> str:
+    return {"nbeta": "nβ", "gamma": "γ"}.get(name, name.replace("_", " "))
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, int | float):
+        return f"{value:g}" if abs(value) < 1e5 else f"{value:,.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{_words(key)} = {_said(item)}" for key, item in value.items())
+    return ", ".join(map(_said, value)) if isinstance(value, list) else str(value)
+
+
+def _svg(figure: Figure) -> Markup:
+    """Return the figure as inline SVG, without the metadata that names addresses elsewhere."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'<svg (.*?)width="[^"]*pt"', r"<svg \1", re.sub(r' height="[^"]*pt"', "", text, count=1), count=1)
+    label = 'role="img" aria-label="λ̂, loss and metrics over training; the tables below give the numbers"'
+    return Markup(text.replace("<svg ", f"<svg {label} ", 1))
+
+
+def _put(path: Path, page: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(page)
+        Path(beside).chmod(0o644)
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    return path

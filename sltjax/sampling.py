@@ -1,0 +1,213 @@
+"""Chains: checkpoints × chains of one sampler in one compiled program, driven from the host in chunks.
+
+What a chain draws depends on the key, its checkpoint's step, its own index and the time, and on nothing else:
+not on how lanes are packed into blocks, nor on how draws are cut into chunks.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Int
+
+from sltjax import observables as observe
+from sltjax.losses import BehavioralLoss
+from sltjax.posterior import LocalPosterior
+from sltjax.schedule import Schedule
+from sltjax.types import Batch, Info, Observable, RngKey, Sampler, Trace
+from sltjax.validation import as_float32, validate
+
+DEFAULT_OBSERVABLES: Mapping[str, Observable] = {
+    "delta_loss": observe.delta_loss,
+    "distance": observe.distance,
+}
+
+
+def sample(
+    key: RngKey,
+    posterior: LocalPosterior,
+    sampler: Sampler,
+    data: Batch,
+    *,
+    observables: Mapping[str, Observable] = DEFAULT_OBSERVABLES,
+    num_chains: int = 4,
+    num_draws: int = 2000,
+    burn_in: int = 1000,
+    thin: int = 1,
+    batch_size: int = 512,
+) -> Trace:
+    """Draw from the posterior around one checkpoint.
+
+    Args:
+        key: consumed.
+        posterior: loss, anchor, nβ and γ; conditioned on the data here.
+        sampler: `SGLD`, `LeimkuhlerMatthews` or any other `Sampler`.
+        data: pytree of arrays [n, ...].
+        observables: name -> what to record at every draw.
+        num_chains: independent chains, all from the anchor.
+        num_draws: recorded draws a chain.
+        burn_in: steps before the first draw.
+        thin: steps a draw.
+        batch_size: examples a step, shared by the chains; at most n.
+
+    Returns:
+        name -> array [chain, draw, ...].
+
+    Raises:
+        ValueError, TypeError: sizes, shapes or values that cannot work; the message says what would.
+    """
+    schedule = Schedule(num_chains, num_draws, burn_in, thin, batch_size)
+    validate(posterior, sampler, data, schedule)
+    stacked = posterior.replace(anchor=jax.tree.map(lambda w: w[None], as_float32(posterior.anchor)))
+    _, trace = sample_block(key, stacked, jnp.zeros(1, int), sampler, data, schedule, observables)
+    return jax.tree.map(lambda x: x[0], trace)
+
+
+def sample_block(
+    key: RngKey,
+    posterior: LocalPosterior,
+    steps: Int[Array | np.ndarray, " checkpoint"],
+    sampler: Sampler,
+    data: Batch,
+    schedule: Schedule,
+    observables: Mapping[str, Observable] = DEFAULT_OBSERVABLES,
+    on_chunk: Callable[[int], None] = lambda chain_steps: None,
+) -> tuple[LocalPosterior, Trace]:
+    """Draw from the posteriors around several checkpoints at once; nothing is validated.
+
+    Args:
+        key: the key of the whole sweep, the same for every block.
+        posterior: its anchor's leaves carry a leading [checkpoint] axis; nβ and γ are shared.
+        steps: training step of each checkpoint, which seeds its noise.
+        sampler: shared by all lanes.
+        data: shared by all lanes.
+        schedule: lengths and sizes.
+        observables: name -> what to record.
+        on_chunk: told the chain-steps done since its last call.
+
+    Returns:
+        The posteriors, stacked and conditioned on the data, and the trace: name -> array [checkpoint, chain, draw, ...].
+    """
+    posterior = as_pytree(posterior)
+    lanes, states = _start(key, posterior, jnp.asarray(steps), sampler, data, schedule)
+    total = schedule.burn_in_draws + schedule.num_draws
+    recorded: list[Trace] = []
+    for first in range(0, total, schedule.chunk):
+        states, trace = _advance(states, lanes, first, sampler, data, schedule, observables=tuple(observables.items()))
+        if recorded:  # fetching waits for the chunk before, while the one just dispatched runs
+            recorded[-1] = jax.device_get(recorded[-1])
+            on_chunk(schedule.chunk * schedule.thin * len(steps) * schedule.num_chains)
+        recorded.append(trace)
+    kept = slice(schedule.burn_in_draws, total)
+    whole = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=2)[:, :, kept], *jax.device_get(recorded))
+    return lanes.posteriors, whole
+
+
+@struct.dataclass
+class _Lanes:
+    posteriors: LocalPosterior  # leaves [checkpoint, ...]
+    noise_keys: Array  # [checkpoint, chain]
+    batch_key: Array
+
+
+@jax.jit
+def _start(
+    key: RngKey,
+    posterior: LocalPosterior,
+    steps: Array,
+    sampler: Sampler,
+    data: Batch,
+    schedule: Schedule,
+) -> tuple[_Lanes, Any]:
+    batch_key, noise_key, start_key = jax.random.split(as_threefry(key), 3)
+    chains = jnp.arange(schedule.num_chains)
+
+    def lane_keys(key: Array) -> Array:
+        fold = jax.random.fold_in
+        return jax.vmap(lambda step: jax.vmap(lambda chain: fold(fold(key, step), chain))(chains))(steps)
+
+    def start(keys: Array, anchor: Any) -> Any:
+        return jax.vmap(sampler.init, in_axes=(0, None))(keys, anchor)
+
+    posteriors = condition_all(posterior, data, schedule.batch_size)
+    states = jax.vmap(start)(lane_keys(start_key), posteriors.anchor)
+    return _Lanes(posteriors, lane_keys(noise_key), batch_key), states
+
+
+@partial(jax.jit, static_argnames="observables", donate_argnames="states")
+def _advance(
+    states: Any,
+    lanes: _Lanes,
+    first_draw: Array,
+    sampler: Sampler,
+    data: Batch,
+    schedule: Schedule,
+    *,
+    observables: tuple[tuple[str, Observable], ...],
+) -> tuple[Any, Trace]:
+    def step(states: Any, time: Array) -> tuple[Any, Info]:
+        batch = draw_batch(jax.random.fold_in(lanes.batch_key, time), data, schedule.batch_size)
+
+        def chains(states: Any, keys: Array, posterior: LocalPosterior) -> tuple[Any, Info]:
+            potential = posterior.potential(batch, posterior.anchor_terms(batch))
+
+            def chain(state: Any, key: Array) -> tuple[Any, Info]:
+                return sampler.step(jax.random.fold_in(key, time), state, potential)
+
+            return jax.vmap(chain)(states, keys)
+
+        return jax.vmap(chains)(states, lanes.noise_keys, lanes.posteriors)
+
+    def draw(states: Any, index: Array) -> tuple[Any, Trace]:
+        time = (first_draw + index) * schedule.thin
+        if schedule.thin > 1:
+            unrecorded = time + jnp.arange(schedule.thin - 1)
+            states, _ = jax.lax.scan(lambda s, t: (step(s, t)[0], None), states, unrecorded)
+        states, info = step(states, time + schedule.thin - 1)
+        observe_lane = {name: jax.vmap(jax.vmap(function)) for name, function in observables}
+        return states, {name: function(info.params, info) for name, function in observe_lane.items()}
+
+    states, trace = jax.lax.scan(draw, states, jnp.arange(schedule.chunk))
+    return states, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), trace)
+
+
+def condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:
+    """Posteriors around a stack of anchors, each conditioned on the data; all leaves get a [checkpoint] axis."""
+    posterior = as_pytree(posterior)
+    return _condition_all(posterior, data, batch_size)
+
+
+@partial(jax.jit, static_argnums=2)
+def _condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:
+    def condition(anchor: Any) -> LocalPosterior:
+        return posterior.replace(anchor=anchor).condition(data, batch_size)
+
+    return jax.vmap(condition)(posterior.anchor)
+
+
+def as_pytree(posterior: LocalPosterior) -> LocalPosterior:
+    """The posterior with its loss as a pytree, which a plain function is not."""
+    if isinstance(posterior.loss, BehavioralLoss | jax.tree_util.Partial):
+        return posterior
+    return posterior.replace(loss=jax.tree_util.Partial(posterior.loss))
+
+
+def draw_batch(key: Array, data: Batch, batch_size: int) -> Batch:
+    num_examples = len(jax.tree.leaves(data)[0])
+    if batch_size == num_examples:
+        return data
+    indices = jax.random.randint(key, (batch_size,), 0, num_examples)
+    return jax.tree.map(lambda x: x[indices], data)
+
+
+def as_threefry(key: RngKey) -> Array:
+    """The same key for threefry, which alone gives every lane noise of its own under vmap."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if jax.random.key_impl(key) == "threefry2x32":
+        return key
+    return jax.random.wrap_key_data(jax.random.bits(key, (2,), "uint32"), impl="threefry2x32")

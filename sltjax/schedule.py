@@ -1,0 +1,41 @@
+"""How many chains run, for how long, on how large batches."""
+
+import math
+
+from flax import struct
+
+CHUNKS = 50  # visits to the host a block: often enough for a progress bar and Ctrl-C, too rare to cost
+
+
+@struct.dataclass
+class Schedule:
+    """How many chains run, for how long, on how large batches.
+
+    Attributes:
+        num_chains: chains a checkpoint, at least 2.
+        num_draws: recorded draws a chain, at least 2.
+        burn_in: steps before the first draw, fewer than num_draws · thin; rounded up to whole draws.
+        thin: steps a draw, the last of which is recorded.
+        batch_size: examples a step, drawn with replacement; the number of examples means all of them, once each.
+    """
+
+    num_chains: int = struct.field(pytree_node=False)
+    num_draws: int = struct.field(pytree_node=False)
+    burn_in: int = struct.field(pytree_node=False)
+    thin: int = struct.field(pytree_node=False)
+    batch_size: int = struct.field(pytree_node=False)
+
+    @property
+    def burn_in_draws(self) -> int:
+        """Burn-in in units of draws."""
+        return math.ceil(self.burn_in / self.thin)
+
+    @property
+    def chunk(self) -> int:
+        """Draws a visit to the host."""
+        return math.ceil((self.burn_in_draws + self.num_draws) / CHUNKS)
+
+    @property
+    def num_steps(self) -> int:
+        """Sampler steps a chain, burn-in included."""
+        return (self.burn_in_draws + self.num_draws) * self.thin

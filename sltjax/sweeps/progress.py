@@ -1,0 +1,54 @@
+"""The progress bar of a sweep: lanes done, chain-steps per second, time left."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _Speed(ProgressColumn):
+    """Chain-steps per second."""
+
+    def render(self, task: Task) -> Text:
+        """The speed, in thousands where that reads better."""
+        if not task.speed:
+            return Text("")
+        speed = f"{task.speed / 1e3:,.0f}k" if task.speed > 1e4 else f"{task.speed:,.0f}"
+        return Text(f"{speed} chain-steps/s")
+
+
+class _Lanes(MofNCompleteColumn):
+    """Lanes done, of how many."""
+
+    def render(self, task: Task) -> Text:
+        """A lane is one chain of one checkpoint."""
+        steps_a_lane = task.fields["steps_a_lane"]
+        return Text(f"{task.completed / steps_a_lane:.0f}/{(task.total or 0) / steps_a_lane:.0f} lanes")
+
+
+class Bar:
+    """Counts chain-steps; `advance` is what `sample_block` reports to."""
+
+    def __init__(self, progress: Progress, total: int, steps_a_lane: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("sweep", total=total, steps_a_lane=steps_a_lane)
+
+    def advance(self, chain_steps: int) -> None:
+        """Count chain-steps as done."""
+        self._progress.advance(self._task, chain_steps)
+
+    def say(self, message: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(message, highlight=False, markup=False)
+
+
+@contextmanager
+def progress_bar(num_lanes: int, steps_a_lane: int, shown: bool) -> Iterator[Bar]:
+    """Show a bar on a terminal, on standard error; nothing if not `shown`."""
+    from rich.console import Console
+
+    columns = (TextColumn("{task.description}"), BarColumn(), _Lanes(), _Speed(), TimeRemainingColumn())
+    console = Console(stderr=True, quiet=not shown)
+    with Progress(*columns, console=console) as progress:
+        yield Bar(progress, num_lanes * steps_a_lane, steps_a_lane)

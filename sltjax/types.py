@@ -1,0 +1,112 @@
+"""The nouns that every other module speaks: losses, potentials, samplers, observables, traces, estimates."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt32
+
+Params: TypeAlias = PyTree[Any]
+"""Any pytree of floating-point arrays: dicts, lists, Flax NNX states, Linen variables."""
+
+Batch: TypeAlias = PyTree[Any]
+"""A pytree of arrays that share their leading axis, one entry an example. The full data is a batch too."""
+
+RngKey: TypeAlias = Key[Array, ""] | UInt32[Array, "2"]
+"""A threefry key, new style (`jax.random.key`) or old (`jax.random.PRNGKey`). Never reused, never defaulted."""
+
+Scalar: TypeAlias = Float[Array, ""]
+
+Loss: TypeAlias = Callable[[Params, Batch], Array]
+"""`loss(params, batch)`: one loss an example, shape [batch], as a pure function of its two arguments."""
+
+
+@struct.dataclass
+class Measured:
+    """What a potential measures beside its value.
+
+    Attributes:
+        delta_loss: ΔL_B(w), a scalar; its mean over batches is L_n(w) − L_n(w*).
+        distance: |w − w*|, a scalar.
+    """
+
+    delta_loss: Scalar
+    distance: Scalar
+
+
+Potential: TypeAlias = Callable[[Params], tuple[Array, Measured]]
+"""`potential(params)`: the posterior's negative log density U on one batch, and what it measured on the way."""
+
+
+@struct.dataclass
+class Info:
+    """What one sampler step saw at the position where it evaluated the potential.
+
+    Attributes:
+        params: that position, drawn without knowledge of the step's batch.
+        potential: U_B there, a scalar.
+        measured: what the potential measured there.
+    """
+
+    params: Params
+    potential: Scalar
+    measured: Measured
+
+
+class Sampler(Protocol):
+    """A frozen pytree of hyperparameters with two pure methods; arrays as hyperparameters may be vmapped over."""
+
+    def init(self, key: RngKey, params: Params) -> Any:
+        """Return the state of a chain that starts at `params`."""
+
+    def step(self, key: RngKey, state: Any, potential: Potential) -> tuple[Any, Info]:
+        """Return the next state, and what was seen on the way. The key is consumed."""
+
+
+Observable: TypeAlias = Callable[[Params, Info], Any]
+"""`observable(params, info)`: a pytree of arrays to record at a draw, at a position its batch did not shape."""
+
+Trace: TypeAlias = dict[str, Any]
+"""What was recorded: name -> array [chain, draw, ...], with a leading [checkpoint] where there are several."""
+
+
+@struct.dataclass
+class Health:
+    """Whether to believe an estimate: the numbers behind it, and what they mean in words.
+
+    Attributes:
+        failed_draw: per chain, the first draw that is not finite; −1 if all are. Shape [chain].
+        rhat: rank-normalised split R-hat (Vehtari et al. 2021) over the chains that stayed finite.
+        ess: effective number of draws behind the value.
+        drift: change from the first third of the draws to the last, in its standard errors.
+        messages: each names a cause and a remedy; empty if nothing is wrong.
+    """
+
+    failed_draw: Int[np.ndarray, " chain"]
+    rhat: float
+    ess: float
+    drift: float
+    messages: tuple[str, ...] = struct.field(pytree_node=False)
+
+    @property
+    def ok(self) -> bool:
+        """True if nothing is wrong."""
+        return not self.messages
+
+
+@struct.dataclass
+class Estimate:
+    """A number with its error; there is no number without one.
+
+    Attributes:
+        value: the estimate, over the chains that stayed finite; NaN if none did.
+        std_error: its Monte-Carlo standard error.
+        per_chain: the estimate of each chain alone, NaN where a chain failed, shape [chain].
+        health: whether to believe it, and what to do if not.
+    """
+
+    value: float
+    std_error: float
+    per_chain: Float[np.ndarray, " chain"]
+    health: Health

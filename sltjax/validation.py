@@ -1,0 +1,105 @@
+"""The boundary: what sampling could only turn into a wrong number is refused here, once, with a remedy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sltjax.posterior import LocalPosterior
+from sltjax.schedule import Schedule
+from sltjax.types import Batch, Params, Sampler
+
+
+def validate(posterior: LocalPosterior, sampler: Sampler | None, data: Batch, schedule: Schedule) -> None:
+    """Refuse, with a reason and a remedy, what sampling could only turn into a wrong number.
+
+    Raises:
+        ValueError: a size or value is out of range, the weights are not finite, the data empty or ragged,
+            or the loss is not one number an example.
+        TypeError: a parameter is not floating point.
+    """
+    num_examples = count_examples(data)
+    _validate_schedule(schedule, num_examples)
+    for name, value in [("nbeta", posterior.nbeta), ("gamma", posterior.gamma)]:
+        if not np.all(np.isfinite(value)) or np.any(np.asarray(value) < 0):
+            raise ValueError(f"{name} must be finite and not negative, got {value}")
+    for path, value in jax.tree.leaves_with_path(sampler):
+        if not (np.all(np.isfinite(value)) and np.all(np.asarray(value) > 0)):
+            name = jax.tree_util.keystr(path)
+            raise ValueError(f"the sampler's {name} must be positive and finite, got {value}")
+    as_float32(posterior.anchor)
+    validate_loss(posterior, data)
+
+
+def count_examples(data: Batch) -> int:
+    """The number n of examples: the leading axis that all leaves of the data share.
+
+    Raises:
+        ValueError: no arrays, no examples, or leaves of different lengths.
+    """
+    shapes = {jax.tree_util.keystr(path): np.shape(x) for path, x in jax.tree.leaves_with_path(data)}
+    lengths = {shape[0] if shape else None for shape in shapes.values()}
+    if len(lengths) != 1 or None in lengths:
+        raise ValueError(f"data must be arrays that share their first axis, one entry an example; got shapes {shapes}")
+    (num_examples,) = lengths
+    if num_examples == 0:
+        raise ValueError(f"data holds no examples: got shapes {shapes}, expected at least one")
+    return num_examples
+
+
+def _validate_schedule(schedule: Schedule, num_examples: int) -> None:
+    for name, least, why in [
+        ("num_chains", 2, "R-hat compares chains"),
+        ("num_draws", 4, "R-hat compares the halves of a chain"),
+        ("burn_in", 0, "it is a number of steps"),
+        ("thin", 1, "it is the number of steps a draw"),
+        ("batch_size", 1, "it is a number of examples"),
+    ]:
+        if (got := getattr(schedule, name)) < least:
+            raise ValueError(f"{name} must be at least {least} ({why}), got {got}")
+    if schedule.burn_in >= schedule.num_draws * schedule.thin:
+        raise ValueError(
+            f"burn_in = {schedule.burn_in} steps would outlast num_draws · thin = {schedule.num_draws} · {schedule.thin}"
+            " steps of drawing; lower burn_in or raise num_draws"
+        )
+    if schedule.batch_size > num_examples:
+        raise ValueError(
+            f"batch_size = {schedule.batch_size} exceeds the {num_examples} examples in the data;"
+            f" set batch_size to {num_examples} or less"
+        )
+
+
+def as_float32(params: Params) -> Params:
+    """The parameters as numpy arrays of float32, in which chains run whatever the model was saved in.
+
+    Raises:
+        TypeError: a leaf is not floating point; names it.
+        ValueError: a leaf is not finite, or there is none; names it.
+    """
+    leaves = jax.tree.leaves_with_path(params)
+    if not leaves:
+        raise ValueError("the parameters hold no arrays; expected a pytree with at least one")
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path)
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"parameter {name} is {jnp.result_type(leaf)}, expected floating point; leave out what is not trained"
+            )
+        if bad := int(np.sum(~np.isfinite(np.asarray(leaf, np.float32)))):
+            raise ValueError(f"parameter {name} holds {bad} values that are not finite; use an earlier checkpoint")
+    return jax.tree.map(lambda w: np.asarray(w, np.float32), params)
+
+
+def validate_loss(posterior: LocalPosterior, data: Batch) -> None:
+    """Refuse a loss that does not give one number an example.
+
+    Raises:
+        ValueError: another shape; a scalar is the usual case.
+    """
+    size = min(2, count_examples(data))
+    batch = jax.tree.map(lambda x: x[:size], data)
+    shape = jax.eval_shape(lambda w: posterior.replace(anchor=w).losses(w, batch), posterior.anchor).shape
+    if shape != (size,):
+        hint = "do not average over the batch" if shape == () else "sum over every axis but the first"
+        raise ValueError(
+            f"loss(params, batch) must return one loss an example, shape [{size}] for {size} examples, got {list(shape)}; {hint}"
+        )
