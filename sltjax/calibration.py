@@ -5,14 +5,12 @@ singular loss may be flat, but where the posterior sends them. ε = 0.5 / κ is 
 4 / κ, which leaves the Leimkuhler–Matthews step a negligible bias, and room for batches to differ.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import LeimkuhlerMatthews
@@ -49,7 +47,6 @@ def calibrate(
     posterior: LocalPosterior,
     data: Batch,
     *,
-    anchors: Sequence[Params] = (),
     sampler: Sampler | None = None,
     num_chains: int = 4,
     num_draws: int | None = None,
@@ -57,13 +54,12 @@ def calibrate(
     thin: int | None = None,
     batch_size: int | None = None,
 ) -> Calibration:
-    """Choose the numerics that are left at None; one setting for all anchors, so that a curve is of one piece.
+    """Choose the numerics that are left at None.
 
     Args:
         key: consumed.
-        posterior: its loss, nβ and γ define the problem.
+        posterior: loss, anchor, nβ and γ.
         data: pytree of arrays [n, ...].
-        anchors: checkpoints to choose for; none stands for the posterior's own anchor alone.
         sampler: None for `LeimkuhlerMatthews` at the step size found.
         num_chains: chains a checkpoint.
         num_draws: None for 2000.
@@ -72,17 +68,27 @@ def calibrate(
         batch_size: None for 512, or all of the data where that is fewer.
 
     Raises:
-        ValueError: the potential is flat, or not finite, at every distance that was tried.
+        ValueError: the potential is not finite, or beyond measure, at every distance that was tried.
     """
     schedule = default_schedule(data, num_chains, num_draws, burn_in, thin, batch_size)
     if sampler is not None:
         return Calibration(sampler, schedule)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(anchors or [posterior.anchor]))
-    curvature = curvature_met(key, posterior.replace(anchor=stacked), data, schedule.batch_size)
-    return Calibration(default_sampler(STEP_TIMES_CURVATURE / max(curvature[1:])), schedule, curvature)
+    stacked = posterior.replace(anchor=jax.tree.map(lambda w: jnp.asarray(w)[None], posterior.anchor))
+    met = curvature_met(key, stacked, np.zeros(1, int), data, schedule.batch_size)[:, 0]
+    if not np.isfinite(met).all():
+        raise ValueError(
+            f"no step size from {FIRST_STEP_SIZES[0]:g} to {FIRST_STEP_SIZES[-1]:g} is stable at the checkpoint: the "
+            "loss is not finite there, or its curvature is beyond measure; check the loss, or pass a sampler"
+        )
+    return Calibration(default_sampler(float(step_size(met))), schedule, tuple(map(float, met)))
 
 
-def default_sampler(step_size: float) -> LeimkuhlerMatthews:
+def step_size(curvature: Float[np.ndarray, "round *checkpoint"]) -> Float[np.ndarray, "*checkpoint"] | np.floating:
+    """ε for what `curvature_met` found; its first round is a guess at the anchor and does not count."""
+    return STEP_TIMES_CURVATURE / curvature[1:].max(axis=0)
+
+
+def default_sampler(step_size: float | np.ndarray) -> LeimkuhlerMatthews:
     """The sampler used where none is given: the one of least bias at the price of SGLD."""
     return LeimkuhlerMatthews(step_size)
 
@@ -103,60 +109,72 @@ def default_schedule(
     return Schedule(num_chains, num_draws, burn_in, thin, batch_size)
 
 
-def curvature_met(key: RngKey, posterior: LocalPosterior, data: Batch, batch_size: int) -> tuple[float, ...]:
-    """The largest |eigenvalue| of the Hessian of U_B that pilot chains meet, round by round.
+def curvature_met(
+    key: RngKey,
+    posterior: LocalPosterior,
+    steps: Int[np.ndarray, " checkpoint"],
+    data: Batch,
+    batch_size: int,
+) -> Float[np.ndarray, "round checkpoint"]:
+    """The largest |eigenvalue| of the Hessian of U_B that pilot chains meet, for each checkpoint by itself.
 
     Args:
         key: consumed.
         posterior: its anchor's leaves carry a leading [checkpoint] axis.
+        steps: training step of each checkpoint, which seeds its noise.
         data: pytree of arrays [n, ...].
         batch_size: examples a step.
 
-    Raises:
-        ValueError: the potential is flat, or not finite, at every distance that was tried.
+    Returns:
+        A guess one step away from the anchor, then what each round of chains met, at the step size that the
+        round before suggests; NaN where the potential is finite at no distance.
     """
     batch_key, near_key, *round_keys = jax.random.split(as_threefry(key), 2 + ROUNDS)
     batch = draw_batch(batch_key, data, batch_size)
-    steps = np.arange(len(jax.tree.leaves(posterior.anchor)[0]))
     pilot = Schedule(num_chains=2, num_draws=4, burn_in=50, thin=50, batch_size=batch_size)
     posteriors = condition_all(posterior, data, batch_size)
-    found = [_curvature_a_step_away(near_key, posteriors, batch)]
+    found = [_curvature_a_step_away(near_key, posteriors, steps, batch)]
     for round_key in round_keys:
-        sampler = LeimkuhlerMatthews(jnp.asarray(STEP_TIMES_CURVATURE / found[-1]))
+        sampler = default_sampler(STEP_TIMES_CURVATURE / found[-1])
         _, trace = sample_block(round_key, posterior, steps, sampler, data, pilot, {"params": _position})
-        met = float(_largest_curvature(near_key, posteriors, trace["params"], batch))
-        found.append(met if np.isfinite(met) and met > 0 else 10 * found[-1])  # the pilot diverged
-    return tuple(found)
+        met = np.asarray(_largest_curvature(near_key, posteriors, trace["params"], batch), np.float64)
+        found.append(np.where(np.isfinite(met), met, 10 * found[-1]))  # pilots that diverged were too bold
+    return np.stack(found)
 
 
 def _position(params: Params, info: Info) -> Params:
     return params
 
 
-def _curvature_a_step_away(key: Array, posteriors: LocalPosterior, batch: Batch) -> float:
-    """The curvature for which a first step is stable where it lands, noise included."""
-    noise = gaussian(key, posteriors.anchor)
-    curvature = np.nan
-    for step_size in FIRST_STEP_SIZES:
-
-        def away(w: Array, z: Array, scale: float = np.sqrt(step_size)) -> Array:
-            return (w + scale * z)[:, None, None]
-
-        positions = jax.tree.map(away, posteriors.anchor, noise)
-        met = float(_largest_curvature(key, posteriors, positions, batch))
-        if not step_size * met <= STEP_TIMES_CURVATURE:
+def _curvature_a_step_away(
+    key: Array, posteriors: LocalPosterior, steps: Int[np.ndarray, " checkpoint"], batch: Batch
+) -> Float[np.ndarray, " checkpoint"]:
+    """The curvature for which a first step, noise and all, is stable where it lands; steps grow until none is."""
+    curvature = np.full(len(steps), np.nan)
+    growing = np.ones(len(steps), bool)
+    for size in FIRST_STEP_SIZES:
+        positions = _a_step_away(key, posteriors.anchor, steps, np.float32(np.sqrt(size)))
+        met = np.asarray(_largest_curvature(key, posteriors, positions, batch))
+        growing &= size * met <= STEP_TIMES_CURVATURE
+        if not growing.any():
             break
-        curvature = float(STEP_TIMES_CURVATURE / step_size)
-    if np.isnan(curvature):
-        raise ValueError(
-            f"no step size from {FIRST_STEP_SIZES[0]:g} to {FIRST_STEP_SIZES[-1]:g} is stable at the checkpoint: the "
-            "loss is not finite there, or its curvature is beyond measure; check the loss, or pass a sampler"
-        )
+        curvature = np.where(growing, STEP_TIMES_CURVATURE / size, curvature)
     return curvature
 
 
 @jax.jit
-def _largest_curvature(key: Array, posteriors: LocalPosterior, positions: Params, batch: Batch) -> Float[Array, ""]:
+def _a_step_away(key: Array, anchors: Params, steps: Array, scale: Array) -> Params:
+    def away(anchor: Params, step: Array) -> Params:
+        noise = gaussian(jax.random.fold_in(key, step), anchor)
+        return jax.tree.map(lambda w, z: (w + scale * z)[None, None], anchor, noise)
+
+    return jax.vmap(away)(anchors, steps)
+
+
+@jax.jit
+def _largest_curvature(
+    key: Array, posteriors: LocalPosterior, positions: Params, batch: Batch
+) -> Float[Array, " checkpoint"]:
     """The largest |eigenvalue| of ∇²U_B over positions [checkpoint, chain, draw, ...], by power iteration."""
 
     def at_position(posterior: LocalPosterior, params: Params) -> Array:
@@ -174,6 +192,6 @@ def _largest_curvature(key: Array, posteriors: LocalPosterior, positions: Params
 
     def at_checkpoint(posterior: LocalPosterior, positions: Params) -> Array:
         flat = jax.tree.map(lambda w: w.reshape(-1, *w.shape[2:]), positions)
-        return jax.lax.map(lambda params: at_position(posterior, params), flat)
+        return jnp.max(jax.lax.map(lambda params: at_position(posterior, params), flat))
 
-    return jnp.max(jax.vmap(at_checkpoint)(posteriors, positions))
+    return jax.vmap(at_checkpoint)(posteriors, positions)

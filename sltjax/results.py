@@ -96,6 +96,7 @@ def _row(unit: Unit | None, estimate: Estimate | None, failure: str | None) -> C
         "verdict": "; ".join(health.messages),
         "status": "done",
         "loss": unit["anchor_loss"],
+        "step_size": unit["step_size"],
     }
     cells: Cells = {name: ((), value) for name, value in scalars.items()}
     cells["llc_per_chain"] = (("chain",), estimate.per_chain)

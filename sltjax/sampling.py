@@ -83,21 +83,22 @@ def sample_block(
         key: the key of the whole sweep, the same for every block.
         posterior: its anchor's leaves carry a leading [checkpoint] axis; nβ and γ are shared.
         steps: training step of each checkpoint, which seeds its noise.
-        sampler: shared by all lanes.
+        sampler: its hyperparameters are scalars, or arrays [checkpoint].
         data: shared by all lanes.
         schedule: lengths and sizes.
         observables: name -> what to record.
         on_chunk: told the chain-steps done since its last call.
 
     Returns:
-        The posteriors, stacked and conditioned on the data, and the trace: name -> array [checkpoint, chain, draw, ...].
+        The posteriors, stacked and conditioned on the data, and the trace:
+        name -> array [checkpoint, chain, draw, ...].
     """
     posterior = as_pytree(posterior)
     lanes, states = _start(key, posterior, jnp.asarray(steps), sampler, data, schedule)
     total = schedule.burn_in_draws + schedule.num_draws
     recorded: list[Trace] = []
     for first in range(0, total, schedule.chunk):
-        states, trace = _advance(states, lanes, first, sampler, data, schedule, observables=tuple(observables.items()))
+        states, trace = _advance(states, lanes, first, data, schedule, observables=tuple(observables.items()))
         if recorded:  # fetching waits for the chunk before, while the one just dispatched runs
             recorded[-1] = jax.device_get(recorded[-1])
             on_chunk(schedule.chunk * schedule.thin * len(steps) * schedule.num_chains)
@@ -110,6 +111,7 @@ def sample_block(
 @struct.dataclass
 class _Lanes:
     posteriors: LocalPosterior  # leaves [checkpoint, ...]
+    samplers: Sampler  # leaves [checkpoint]
     noise_keys: Array  # [checkpoint, chain]
     batch_key: Array
 
@@ -130,20 +132,20 @@ def _start(
         fold = jax.random.fold_in
         return jax.vmap(lambda step: jax.vmap(lambda chain: fold(fold(key, step), chain))(chains))(steps)
 
-    def start(keys: Array, anchor: Any) -> Any:
+    def start(sampler: Sampler, keys: Array, anchor: Any) -> Any:
         return jax.vmap(sampler.init, in_axes=(0, None))(keys, anchor)
 
     posteriors = condition_all(posterior, data, schedule.batch_size)
-    states = jax.vmap(start)(lane_keys(start_key), posteriors.anchor)
-    return _Lanes(posteriors, lane_keys(noise_key), batch_key), states
+    samplers = jax.tree.map(lambda x: jnp.broadcast_to(jnp.float32(x), steps.shape), sampler)
+    states = jax.vmap(start)(samplers, lane_keys(start_key), posteriors.anchor)
+    return _Lanes(posteriors, samplers, lane_keys(noise_key), batch_key), states
 
 
 @partial(jax.jit, static_argnames="observables", donate_argnames="states")
 def _advance(
     states: Any,
     lanes: _Lanes,
-    first_draw: Array,
-    sampler: Sampler,
+    first_draw: Array | int,
     data: Batch,
     schedule: Schedule,
     *,
@@ -152,7 +154,7 @@ def _advance(
     def step(states: Any, time: Array) -> tuple[Any, Info]:
         batch = draw_batch(jax.random.fold_in(lanes.batch_key, time), data, schedule.batch_size)
 
-        def chains(states: Any, keys: Array, posterior: LocalPosterior) -> tuple[Any, Info]:
+        def chains(states: Any, keys: Array, posterior: LocalPosterior, sampler: Sampler) -> tuple[Any, Info]:
             potential = posterior.potential(batch, posterior.anchor_terms(batch))
 
             def chain(state: Any, key: Array) -> tuple[Any, Info]:
@@ -160,7 +162,7 @@ def _advance(
 
             return jax.vmap(chain)(states, keys)
 
-        return jax.vmap(chains)(states, lanes.noise_keys, lanes.posteriors)
+        return jax.vmap(chains)(states, lanes.noise_keys, lanes.posteriors, lanes.samplers)
 
     def draw(states: Any, index: Array) -> tuple[Any, Trace]:
         time = (first_draw + index) * schedule.thin
@@ -177,8 +179,7 @@ def _advance(
 
 def condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:
     """Posteriors around a stack of anchors, each conditioned on the data; all leaves get a [checkpoint] axis."""
-    posterior = as_pytree(posterior)
-    return _condition_all(posterior, data, batch_size)
+    return _condition_all(as_pytree(posterior), data, batch_size)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -197,6 +198,7 @@ def as_pytree(posterior: LocalPosterior) -> LocalPosterior:
 
 
 def draw_batch(key: Array, data: Batch, batch_size: int) -> Batch:
+    """`batch_size` examples, drawn with replacement; all of them, once each, if that is their number."""
     num_examples = len(jax.tree.leaves(data)[0])
     if batch_size == num_examples:
         return data

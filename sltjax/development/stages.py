@@ -32,7 +32,7 @@ _COLUMNS = {
 }
 _DRAWS = 2000
 _KNOTS = 80
-_LEVEL_COST = 1.5
+_LEVEL_COST = 2
 _FOOT = 0.125
 _SHORTEST_PLATEAU = 3
 
@@ -40,7 +40,7 @@ _Data: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Checkpoint index, λ̂ and σ of the checkpoints that have a λ̂."""
 
 
-def stages(dataset: xr.Dataset, *, confidence: float = 0.95, tolerance: float = 0.05) -> pd.DataFrame:
+def stages(dataset: xr.Dataset, *, confidence: float = 0.95, tolerance: float = 0.04) -> pd.DataFrame:
     """Cut a training run into stages at the milestones of λ̂.
 
     1. The finite λ̂ are fitted by flat and sloped pieces. The cut minimises Σ (r²/σ² + log σ²) + penalty exactly, by
@@ -49,7 +49,7 @@ def stages(dataset: xr.Dataset, *, confidence: float = 0.95, tolerance: float = 
        it is: λ of critical points is discrete, so a staircase is preferred to a line that fits about as well.
     2. Neighbouring levels that differ by less than `tolerance`, or by less than three standard errors, are one
        plateau. A level on the way up or down is dropped where one longer ramp fits about as well (within
-       1.5 log n), or where it is the foot or the shoulder (an eighth) of a larger step.
+       2 log n), or where it is the foot or the shoulder (an eighth) of a larger step.
     3. A transition is level, ramp, level. The posterior over the ramp's two ends, on a grid finer than the
        checkpoints, gives the intervals. Ramps are linear in the checkpoint index, so in log steps where
        checkpoints are spaced so.
@@ -65,7 +65,8 @@ def stages(dataset: xr.Dataset, *, confidence: float = 0.95, tolerance: float = 
             sampler drifts by some per cent over training, and no standard error shows it. 0 counts every change.
 
     Returns:
-        One row a stage: `stage` (1, 2, …); milestones `from_step` and `to_step`; `onset` and `end`, the steps where
+        One row a stage: `stage` (1, 2, …); milestones `from_step` and `to_step`, from the
+        first checkpoint with an estimate to the last; `onset` and `end`, the steps where
         10 % and 90 % of the change have happened, each with `_low` and `_high`; `delta_loss` between the milestones;
         `delta_llc` between the levels, with `delta_llc_std_error`; `kind`: "A" λ̂ rises, "B" λ̂ falls while the loss
         falls, "C" λ̂ falls while the loss does not, or is unknown; `exact_delta_llc` where `exact_llc` is given.
@@ -136,7 +137,7 @@ def _check(dataset: xr.Dataset, confidence: float, tolerance: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, for instance 0.95, got {confidence}")
     if not 0 <= tolerance < 1:
-        raise ValueError(f"tolerance is a share of λ̂ from 0 to below 1, for instance 0.05, got {tolerance}")
+        raise ValueError(f"tolerance is a share of λ̂ from 0 to below 1, for instance 0.04, got {tolerance}")
     if np.any(np.diff(np.asarray(dataset["step"])) <= 0):
         raise ValueError("steps must ascend: sort the dataset with dataset.sortby('step') and drop repeated steps")
 

@@ -81,7 +81,7 @@ def _content(dataset: xr.Dataset, stages: pd.DataFrame) -> dict[str, Any]:
         "skipped": _json(attrs.get("skipped"), []),
         "nbeta": _number(attrs.get("nbeta")),
         "gamma": _number(attrs.get("gamma")),
-        "definition": _pairs(attrs.get("definition")),
+        "definition": [(name, said) for name, said in _pairs(attrs.get("definition")) if name not in ("nβ", "γ")],
         "numerics": _pairs(attrs.get("numerics")),
         "versions": _pairs(attrs.get("versions")),
         "sltjax_version": str(attrs.get("sltjax_version", "")),

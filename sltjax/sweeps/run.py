@@ -16,21 +16,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
-from sltjax.calibration import Calibration, calibrate, default_schedule
+from sltjax.calibration import curvature_met, default_sampler, default_schedule, step_size
 from sltjax.checkpoints import CheckpointError, Source, digest, read_ahead
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.results import METRIC, OBSERVED, to_dataset, write_dataset
 from sltjax.sampling import sample_block
+from sltjax.schedule import Schedule
 from sltjax.store import Store, StoreError, Unit
-from sltjax.sweeps.manifest import describe_numerics, describe_sampler, describe_sweep, require_same, restore_numerics
+from sltjax.sweeps.manifest import agree, describe_sweep
 from sltjax.sweeps.progress import Bar, progress_bar
 from sltjax.types import Batch, Loss, Params, RngKey, Sampler
 from sltjax.validation import as_float32, count_examples, validate
 
 Metric = Callable[[Params, Batch], Array]
-MAX_ANCHORS = 5  # checkpoints that numerics are calibrated on, evenly spaced over the run, both ends included
 MAX_BLOCK = 64
 BLOCK_BYTES = 2**30
 COPIES = 6  # parameter-sized arrays a lane holds at once: state, gradient, noise, and what XLA keeps beside them
@@ -68,7 +68,7 @@ def sweep(
         store: a folder to keep results in, one file a checkpoint; None keeps them in memory alone.
         nbeta: nβ; None for n / log n.
         gamma: γ.
-        sampler: None for a calibrated one, the same for all checkpoints.
+        sampler: None for the Leimkuhler–Matthews step, at a step size calibrated for each checkpoint by one rule.
         num_chains: chains a checkpoint.
         num_draws: recorded draws a chain; None for the default of `calibrate`, as for the three below.
         burn_in: steps before the first draw.
@@ -76,7 +76,8 @@ def sweep(
         batch_size: examples a step.
         metrics: name -> function (params, data) -> array, evaluated at each checkpoint and kept beside λ̂. A
             metric named "loss" stands in for L_n(w*) where that is not the training loss.
-        block_size: checkpoints sampled at once; None for as many as keep the chains under 1 GiB, 64 at most.
+        block_size: checkpoints sampled at once; None for as many as keep the chains under 1 GiB, 64 at most; a
+            store keeps the width it was begun with.
         title: a name for plots and reports.
         progress: whether to show a progress bar on standard error.
 
@@ -95,30 +96,23 @@ def sweep(
         "thin": thin,
         "batch_size": batch_size,
     }
+    schedule = default_schedule(data, **asked)
     nbeta = default_nbeta(count_examples(data)) if nbeta is None else nbeta
-    anchors = _calibration_anchors(checkpoints)
-    posterior = LocalPosterior(loss, anchors[0], nbeta, gamma)
-    validate(posterior, sampler, data, default_schedule(data, **asked))
-    all_asked = {**asked, "sampler": describe_sampler(sampler), "block_size": block_size}
-    manifest = describe_sweep(key, posterior, data, checkpoints, all_asked, title)
+    first = _first_sound(checkpoints)
+    posterior = LocalPosterior(loss, first, nbeta, gamma)
+    validate(posterior, sampler, data, schedule)
+    block_size = block_size or _fitting_block(first, num_chains, len(checkpoints.steps))
+    manifest = describe_sweep(key, posterior, data, checkpoints, sampler, schedule, block_size, title)
     folder = Store(store) if store is not None else None
     with folder.locked() if folder else nullcontext():
-        stored = folder.manifest() if folder else None
-        if folder and stored:
-            require_same(folder, stored, manifest)
-            numerics, manifest = restore_numerics(stored["numerics"], sampler), stored
-        else:
-            pilot_key = jax.random.fold_in(key, 2**32 - 1)
-            numerics = calibrate(pilot_key, posterior, data, anchors=anchors, sampler=sampler, **asked)
-            size = block_size or _fitting_block(anchors[0], num_chains, len(checkpoints.steps))
-            manifest["numerics"] = describe_numerics(numerics, size)
-            if folder:
-                folder.write_manifest(manifest)
-        job = _Job(key, posterior, data, numerics, manifest["numerics"]["block_size"], metrics or {})
+        if folder:
+            manifest = agree(folder, manifest)
+        block_size = manifest["block_size"]
+        job = _Job(key, posterior, data, sampler, schedule, block_size, metrics or {})
         results = _Results(folder)
-        num_lanes = math.ceil(len(checkpoints.steps) / job.block_size) * job.block_size * num_chains
-        with progress_bar(num_lanes, numerics.schedule.num_steps, progress) as bar:
-            for block in _blocks(checkpoints, job.block_size):
+        num_lanes = math.ceil(len(checkpoints.steps) / block_size) * block_size * num_chains
+        with progress_bar(num_lanes, schedule.num_steps, progress) as bar:
+            for block in _blocks(checkpoints, block_size):
                 job.run(block, results, bar)
         dataset = to_dataset(checkpoints.steps, results.units, results.failures, manifest)
         if folder:
@@ -126,26 +120,19 @@ def sweep(
     return dataset
 
 
-def _calibration_anchors(checkpoints: Source) -> list[Params]:
-    """Some checkpoints that can be loaded, evenly spaced over the run.
+def _first_sound(checkpoints: Source) -> Params:
+    """The first checkpoint that can be loaded: the shape of all, and what the loss is tried on.
 
     Raises:
         CheckpointError: none can be; gives the reason for the first.
     """
-    steps = checkpoints.steps
-    some = np.unique(np.linspace(0, len(steps) - 1, MAX_ANCHORS).round().astype(int))
     failed: CheckpointError | None = None
-    anchors = []
-    for index in [*some, *(other for other in range(len(steps)) if other not in some)]:
-        if len(anchors) == MAX_ANCHORS or (anchors and index not in some):
-            break
+    for step in checkpoints.steps:
         try:
-            anchors.append(_sound(checkpoints.load(steps[index])))
+            return _sound(checkpoints.load(step))
         except CheckpointError as error:
             failed = failed or error
-    if not anchors:
-        raise CheckpointError(f"none of the {len(steps)} checkpoints can be used; the first: {failed}")
-    return anchors
+    raise CheckpointError(f"none of the {len(checkpoints.steps)} checkpoints can be used; the first: {failed}")
 
 
 def _sound(params: Params) -> Params:
@@ -185,7 +172,8 @@ class _Job:
     key: RngKey
     posterior: LocalPosterior
     data: Batch
-    numerics: Calibration
+    sampler: Sampler | None
+    schedule: Schedule
     block_size: int
     metrics: Mapping[str, Metric]
 
@@ -203,7 +191,7 @@ class _Job:
         weights = {step: digest(params) for step, params in sound.items()}
         missing = {step for step in sound if not results.recall(step, weights[step])}
         if not missing:
-            bar.advance(self.block_size * self.numerics.schedule.num_chains * self.numerics.schedule.num_steps)
+            bar.advance(self.block_size * self.schedule.num_chains * self.schedule.num_steps)
             return
         for step, unit in self._sample([step for step, _ in block], sound, bar):
             if step in missing:
@@ -215,17 +203,14 @@ class _Job:
         slots = [step if step in sound else filler for step in steps]
         slots += [filler] * (self.block_size - len(slots))
         anchors = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(sound[step] for step in slots))
+        posterior = self.posterior.replace(anchor=anchors)
+        sampler = self._calibrated(posterior, np.asarray(slots)) if self.sampler is None else self.sampler
         posteriors, trace = sample_block(
-            self.key,
-            self.posterior.replace(anchor=anchors),
-            np.asarray(slots),
-            self.numerics.sampler,
-            self.data,
-            self.numerics.schedule,
-            on_chunk=bar.advance,
+            self.key, posterior, np.asarray(slots), sampler, self.data, self.schedule, on_chunk=bar.advance
         )
         stacked = {
             "anchor_loss": posteriors.anchor_loss,
+            "step_size": np.broadcast_to(np.float32(sampler.step_size), len(slots)),
             **{OBSERVED + name: values for name, values in trace.items()},
             **{METRIC + name: _evaluate(metric, anchors, self.data) for name, metric in self.metrics.items()},
         }
@@ -233,6 +218,13 @@ class _Job:
         for slot, step in enumerate(steps):
             if step in sound:
                 yield step, {name: values[slot] for name, values in whole.items()}
+
+    def _calibrated(self, posterior: LocalPosterior, steps: Int[np.ndarray, " checkpoint"]) -> Sampler:
+        """One rule for the whole sweep, which gives every checkpoint the step that its own curvature allows."""
+        pilot_key = jax.random.fold_in(self.key, 2**32 - 1)
+        return default_sampler(
+            step_size(curvature_met(pilot_key, posterior, steps, self.data, self.schedule.batch_size))
+        )
 
 
 @partial(jax.jit, static_argnums=0)
@@ -255,8 +247,7 @@ class _Results:
             return False
         if str(unit["weights"]) != weights:
             raise StoreError(
-                f"{self._store.path if self._store else ''}: the weights of step {step} have changed since it was sampled;"
-                " choose another store for the new run"
+                f"the weights of step {step} have changed since they were sampled; choose another store for the new run"
             )
         self.units[step] = unit
         return True

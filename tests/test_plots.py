@@ -1,0 +1,104 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from synthetic import STAIRCASE, even, logarithmic, run, staircase
+
+from sltjax import plots
+from sltjax.development import stages
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    rng = np.random.default_rng(0)
+    llc, rises = staircase(80, rng)
+    exact = np.array(STAIRCASE)[np.sum([np.arange(80) >= stop for _, stop in rises], axis=0)]
+    noisy = llc + 0.3 * rng.standard_normal(80)
+    return run(even(80), noisy, 0.3, exact=exact, failed={11: "NaN", 30: "cut"}, warned={40: "R-hat 1.3"})
+
+
+def labels(ax):
+    return {*ax.get_legend_handles_labels()[1]}
+
+
+def test_development_has_a_panel_for_each_series_and_an_artist_for_each_state(dataset):
+    figure = plots.development(dataset, stages(dataset))
+    assert isinstance(figure, Figure)
+    names = [ax.get_ylabel().replace("\n", " ") for ax in figure.axes]
+    assert names == ["learning coefficient λ̂", "loss", "singular values"]
+    assert labels(figure.axes[0]) == {"exact λ", "failed", "λ̂ ± std. error", "λ̂ with a warning"}
+    assert len(figure.axes[2].lines) >= dataset.sizes["singular_value"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1A", "2A", "3A", "4A"]
+    crosses = next(line for line in figure.axes[0].lines if line.get_label() == "failed")
+    assert list(crosses.get_xdata()) == list(dataset["step"].values[[11, 30]])
+    hollow = next(c for c in figure.axes[0].containers if c.get_label() == "λ̂ with a warning")
+    assert hollow.lines[0].get_markerfacecolor() == "white"
+
+
+def test_development_shades_transitions_from_onset_to_end(dataset):
+    table = stages(dataset)
+    spans = plots.development(dataset, table).axes[0].patches
+    assert [span.get_x() for span in spans] == pytest.approx(list(table["onset"]))
+    assert [span.get_width() for span in spans] == pytest.approx(list(table["end"] - table["onset"]))
+
+
+def test_development_draws_without_stages_and_without_optional_variables(dataset):
+    plots.development(dataset)
+    bare = dataset[["llc", "llc_std_error"]]
+    figure = plots.development(bare, stages(bare))
+    assert len(figure.axes) == 1
+    figure.canvas.draw()
+
+
+def test_axis_is_logarithmic_where_steps_are_and_as_told(dataset):
+    def scale(data, **told):
+        return plots.development(data, **told).axes[0].get_xscale()
+
+    even_steps, log_steps = (
+        dataset.isel(checkpoint=slice(40, None)),
+        dataset.assign_coords(step=("checkpoint", logarithmic())),
+    )
+    assert scale(even_steps) == "linear"
+    assert scale(even_steps, log_steps=True) == "function"
+    assert scale(log_steps) == "function"
+    assert scale(log_steps, log_steps=False) == "linear"
+
+
+def test_step_zero_is_inside_the_logarithmic_axis(dataset):
+    figure = plots.development(dataset.assign_coords(step=("checkpoint", logarithmic())))
+    figure.canvas.draw()
+    low, high = figure.axes[-1].get_xlim()
+    assert -1 < low < 0
+    assert high > 100_000
+
+
+def test_a_run_that_failed_throughout_can_be_drawn():
+    nothing = run(even(6), np.ones(6), 0.1, failed=dict.fromkeys(range(6), "NaN"), loss=np.full(6, np.nan))
+    figure = plots.development(nothing, stages(nothing))
+    figure.canvas.draw()
+    assert labels(figure.axes[0]) == {"failed"}
+
+
+def test_traces_has_a_line_for_each_chain(dataset):
+    step = int(dataset["step"][20])
+    ax = plots.traces(dataset, step).axes[0]
+    assert labels(ax) == {f"chain {k}" for k in range(dataset.sizes["chain"])}
+    first = next(line for line in ax.lines if line.get_label() == "chain 0")
+    np.testing.assert_array_equal(first.get_ydata(), dataset["delta_loss"].values[20, 0])
+    assert str(step) in ax.get_title()
+
+
+def test_misuse_is_told(dataset):
+    with pytest.raises(ValueError, match="no checkpoint at step 7; the nearest is at step 0"):
+        plots.traces(dataset, 7)
+    with pytest.raises(ValueError, match="delta_loss not in the dataset"):
+        plots.traces(dataset.drop_vars("delta_loss"), 0)
+    with pytest.raises(ValueError, match="llc not in the dataset"):
+        plots.development(dataset.drop_vars("llc"))
+
+
+def test_plots_leave_pyplot_alone():
+    code = "import sys, sltjax.plots; assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
