@@ -8,7 +8,7 @@ import pandas as pd  # type: ignore[import-untyped]
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
     "#000000",
@@ -152,10 +152,18 @@ def _panel(ax: Axes, dataset: xr.Dataset, name: str) -> None:
         for k, (line, color, dash) in enumerate(zip(values.T, *_styles(values.shape[1]), strict=True), start=1):
             ax.plot(step, line, color=color, ls=dash, lw=1.2, label=str(k))
         if values.shape[1] <= _MOST_NAMED:
-            ax.legend(frameon=False, fontsize=7, ncols=3, loc="upper left", handlelength=2.2)
+            ax.legend(
+                frameon=False,
+                fontsize=7,
+                ncols=values.shape[1],
+                loc="lower right",
+                bbox_to_anchor=(1, 0.98),
+                borderpad=0,
+            )
     known = values[np.isfinite(values)]
     if name == "loss" and len(known) and 0 < 20 * known.min() < known.max():
         ax.set_yscale("log")
+        ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_ylabel(name.replace("_", "\n"))
 
 

@@ -1,6 +1,6 @@
 """How a model develops over training: the curve of λ̂ and the stages it falls into."""
 
 from sltjax.development.curve import Curve, smooth
-from sltjax.development.stages import stages
+from sltjax.development.segmentation import stages
 
 __all__ = ["Curve", "smooth", "stages"]
