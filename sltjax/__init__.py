@@ -4,20 +4,36 @@ The local learning coefficient of one checkpoint is `estimate_llc`, of a trainin
 structure formed. `sample` and the estimators are the parts of which these are made.
 """
 
-from sltjax import checkpoints, truth
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from sltjax.calibration import Calibration, calibrate
-from sltjax.development import stages
 from sltjax.estimate import estimate_llc
 from sltjax.estimators import llc
 from sltjax.losses import behavioral_loss, kl_divergence, restrict, squared_distance
 from sltjax.models import from_linen, from_nnx
 from sltjax.posterior import LocalPosterior, default_nbeta
-from sltjax.results import open_results
 from sltjax.samplers import SGLD, LeimkuhlerMatthews
 from sltjax.sampling import sample
-from sltjax.store import StoreError
-from sltjax.sweeps import sweep
 from sltjax.types import Estimate, Health
+
+if TYPE_CHECKING:
+    from sltjax import checkpoints, truth
+    from sltjax.development import stages
+    from sltjax.results import open_results
+    from sltjax.store import StoreError
+    from sltjax.sweeps import sweep
+
+# What brings storage, tables or scipy with it is imported when it is first asked for: a training loop that embeds
+# sltjax pays for none of it.
+_LATE = {
+    "checkpoints": "sltjax.checkpoints",
+    "truth": "sltjax.truth",
+    "stages": "sltjax.development",
+    "open_results": "sltjax.results",
+    "StoreError": "sltjax.store",
+    "sweep": "sltjax.sweeps",
+}
 
 __all__ = [
     "SGLD",
@@ -44,3 +60,14 @@ __all__ = [
     "sweep",
     "truth",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'sltjax' has no attribute {name!r}")
+    module = import_module(_LATE[name])
+    return getattr(module, name, module)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

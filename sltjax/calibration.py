@@ -5,6 +5,8 @@ singular loss may be flat, but where the posterior sends them. ε = 0.5 / κ is 
 4 / κ, which leaves the Leimkuhler–Matthews step a negligible bias, and room for batches to differ.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +75,7 @@ def calibrate(
     schedule = default_schedule(data, num_chains, num_draws, burn_in, thin, batch_size)
     if sampler is not None:
         return Calibration(sampler, schedule)
-    stacked = posterior.replace(anchor=jax.tree.map(lambda w: jnp.asarray(w)[None], posterior.anchor))
+    stacked = dataclasses.replace(posterior, anchor=jax.tree.map(lambda w: jnp.asarray(w)[None], posterior.anchor))
     met = curvature_met(key, stacked, np.zeros(1, int), data, schedule.batch_size)[:, 0]
     if not np.isfinite(met).all():
         raise ValueError(

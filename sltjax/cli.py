@@ -8,15 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import pandas as pd
 import typer
+import xarray as xr
 from rich.console import Console
 from rich.table import Table
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import xarray as xr
 
 PARTIAL = 3
 INTERRUPTED = 130
@@ -73,7 +71,7 @@ def report(store: Annotated[Path, typer.Argument(help="the folder of a finished 
         _present(open_results(store).load(), store)
 
 
-def _present(dataset: "xr.Dataset", folder: Path) -> None:
+def _present(dataset: xr.Dataset, folder: Path) -> None:
     """Stages, figure and report into the folder, the stages on the screen as well."""
     from sltjax.development import stages
     from sltjax.plots import development
@@ -90,7 +88,7 @@ def _present(dataset: "xr.Dataset", folder: Path) -> None:
     console.print(f"figure  {folder / 'development.png'}\nreport  {page}", soft_wrap=True)
 
 
-def _screen_table(stages: "pd.DataFrame") -> Table | str:
+def _screen_table(stages: pd.DataFrame) -> Table | str:
     if stages.empty:
         return "no stages: λ̂ does not change beyond its error"
     exact = "exact_delta_llc" in stages
@@ -104,7 +102,7 @@ def _screen_table(stages: "pd.DataFrame") -> Table | str:
     return table
 
 
-def _exit_by_status(dataset: "xr.Dataset") -> None:
+def _exit_by_status(dataset: xr.Dataset) -> None:
     failed = int((dataset["status"] == "failed").sum())
     if failed:
         console.print(f"{failed} of {dataset.sizes['checkpoint']} checkpoints could not be used: see the report")

@@ -8,12 +8,12 @@ exactly: 18, 22, 25.5, 29, 32.
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import xarray as xr
 from flax import struct
 from jaxtyping import Array
 
@@ -23,9 +23,6 @@ from sltjax.posterior import default_nbeta
 from sltjax.sweeps import sweep
 from sltjax.truth import Truth, deep_linear, deep_linear_apply, deep_linear_llc
 from sltjax.types import Batch, Params
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 WIDTHS = (10, 4, 10)
 SINGULAR_VALUES = (8.0, 4.0, 2.0, 1.0)
@@ -120,7 +117,7 @@ def exact_llc(params: Params, data: Batch) -> Array:
     return jnp.asarray([float(deep_linear_llc(WIDTHS, r)[0]) for r in range(len(SINGULAR_VALUES) + 1)])[rank]
 
 
-def run_demo(folder: Path, size: Size = FULL, progress: bool = True) -> "xr.Dataset":
+def run_demo(folder: Path, size: Size = FULL, progress: bool = True) -> xr.Dataset:
     """Train, checkpoint, sweep: everything but stages and report, which need no knowledge of the demo.
 
     Args:
@@ -147,7 +144,7 @@ def run_demo(folder: Path, size: Size = FULL, progress: bool = True) -> "xr.Data
     )
 
 
-def plateaus(dataset: "xr.Dataset", margin: int = 1) -> list[tuple[float, float, float]]:
+def plateaus(dataset: xr.Dataset, margin: int = 1) -> list[tuple[float, float, float]]:
     """(exact λ, mean λ̂, its standard error) of every plateau, `margin` checkpoints from its ends left out."""
     exact = dataset["exact_llc"].to_numpy()
     rows = []

@@ -12,6 +12,7 @@ from sltjax.types import Health
 MAX_RHAT = 1.01  # Vehtari et al. 2021, section 4
 MIN_ESS = 100.0
 MAX_DRIFT = 4.0
+TOO_BOLD = "the step size is too large; lower it, or raise gamma"
 
 
 def first_failure(x: Float[np.ndarray, "chain draw"]) -> Int[np.ndarray, " chain"]:
@@ -48,15 +49,12 @@ def _messages(
     failed: Int[np.ndarray, " chain"], spread: float, ess: float, drift: float, value: float
 ) -> tuple[str, ...]:
     if np.all(failed >= 0):
-        return (
-            f"all {len(failed)} chains left the finite numbers, the first at draw {failed.min()}: "
-            "the step size is too large; lower it, or raise gamma",
-        )
+        first = failed.min()
+        return (f"all {len(failed)} chains left the finite numbers, the first at draw {first}: {TOO_BOLD}",)
     verdicts = [
         (
             np.any(failed >= 0),
-            f"{np.sum(failed >= 0)} of {len(failed)} chains left the finite numbers and are left out: "
-            "the step size is at its limit; lower it, or raise gamma",
+            f"{np.sum(failed >= 0)} of {len(failed)} chains left the finite numbers and are left out: {TOO_BOLD}",
         ),
         (not ess > 0, "the loss never moved: no draw differs from another; check that it depends on the parameters"),
         (abs(drift) > MAX_DRIFT, f"still drifting by {drift:+.1f} standard errors: raise burn_in or num_draws"),

@@ -1,6 +1,5 @@
 """The short way: one checkpoint, one number."""
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -60,15 +59,8 @@ def estimate_llc(
         loss, params = restrict(loss, params, select)
     nbeta = default_nbeta(count_examples(data)) if nbeta is None else nbeta
     posterior = LocalPosterior(loss, params, nbeta, 1.0 if gamma is None else gamma)
-    asked = {
-        "num_chains": num_chains,
-        "num_draws": num_draws,
-        "burn_in": burn_in,
-        "thin": thin,
-        "batch_size": batch_size,
-    }
-    validate(posterior, sampler, data, default_schedule(data, **asked))
+    schedule = default_schedule(data, num_chains, num_draws, burn_in, thin, batch_size)
+    validate(posterior, sampler, data, schedule)
     pilot_key, chain_key = jax.random.split(key)
-    numerics = calibrate(pilot_key, posterior, data, sampler=sampler, **asked)
-    trace = sample(chain_key, posterior, numerics.sampler, data, **dataclasses.asdict(numerics.schedule))
-    return llc(trace, nbeta)
+    numerics = calibrate(pilot_key, posterior, data, sampler=sampler, **schedule.asdict())
+    return llc(sample(chain_key, posterior, numerics.sampler, data, **schedule.asdict()), nbeta)

@@ -1,20 +1,23 @@
 """What makes two sweeps the same one: their loss, data, key and versions, as text that can be compared."""
 
+import dataclasses
 import hashlib
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jaxtyping import Array
 
 from sltjax.checkpoints import digest
 from sltjax.losses import BehavioralLoss
 from sltjax.posterior import LocalPosterior
-from sltjax.types import Batch, RngKey
+from sltjax.types import Batch, Params, RngKey
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+|0x[0-9a-f]{6,}")
 
@@ -26,8 +29,24 @@ def of_function(function: Callable[..., Any], *args: Any) -> str:
     """
     closed = jax.make_jaxpr(function)(*args)
     sha = hashlib.sha256(ADDRESS.sub("", str(closed.jaxpr)).encode())
-    sha.update(digest(closed.consts).encode())
+    sha.update(digest([*closed.consts, *_captured(closed.jaxpr)]).encode())
     return sha.hexdigest()[:16]
+
+
+def _captured(jaxpr: Jaxpr) -> Iterator[Any]:
+    """The arrays that the functions called within hold, of which the text of a jaxpr shows only the shape."""
+    for equation in jaxpr.eqns:
+        for argument in equation.invars:
+            if isinstance(argument, Literal):
+                yield argument.val
+        for value in jax.tree.leaves(equation.params):
+            if isinstance(value, ClosedJaxpr):
+                yield from value.consts
+                yield from _captured(value.jaxpr)
+            elif isinstance(value, Jaxpr):
+                yield from _captured(value)
+            elif isinstance(value, np.ndarray | jax.Array):
+                yield value
 
 
 def of_loss(posterior: LocalPosterior, data: Batch) -> dict[str, str]:
@@ -36,7 +55,17 @@ def of_loss(posterior: LocalPosterior, data: Batch) -> dict[str, str]:
     loss = posterior.loss.apply if isinstance(posterior.loss, BehavioralLoss) else posterior.loss
     kind = "behavioral loss of " if isinstance(posterior.loss, BehavioralLoss) else ""
     name = kind + getattr(loss, "__qualname__", type(loss).__name__)
-    return {"name": name, "fingerprint": of_function(posterior.losses, posterior.anchor, batch)}
+
+    def losses(anchor: Params, batch: Batch) -> Array:
+        # As an argument: a behavioral loss captures its anchor, and must not depend on which checkpoint was first.
+        return dataclasses.replace(posterior, anchor=anchor).losses(anchor, batch)
+
+    return {"name": name, "fingerprint": of_function(losses, posterior.anchor, batch)}
+
+
+def of_metrics(metrics: Mapping[str, Callable[[Params, Batch], Any]], params: Params, data: Batch) -> dict[str, str]:
+    """Name -> fingerprint of the functions that are evaluated at every checkpoint."""
+    return {name: of_function(metric, params, data) for name, metric in metrics.items()}
 
 
 def of_key(key: RngKey) -> list[int]:

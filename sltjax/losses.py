@@ -1,5 +1,6 @@
 """Losses, one number an example: by a checkpoint's own behaviour, on a part of the weights, over the full data."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -45,7 +46,7 @@ class BehavioralLoss:
 
     def at(self, anchor: Params) -> "BehavioralLoss":
         """This loss, measured from `anchor`."""
-        return self.replace(anchor=anchor)
+        return dataclasses.replace(self, anchor=anchor)
 
     def __call__(self, params: Params, batch: Batch) -> Array:
         """Per-example distances, shape [batch].
@@ -55,7 +56,8 @@ class BehavioralLoss:
         """
         if self.anchor is None:
             raise ValueError(
-                "this behavioral loss has no anchor of its own; use it in a posterior, which brings one, or call .at(params)"
+                "this behavioral loss has no anchor of its own:"
+                " use it in a posterior, which brings one, or call .at(params)"
             )
         return self.distance(self.apply(params, batch), self.apply(self.anchor, batch))
 

@@ -1,19 +1,16 @@
 """Flax modules as what the rest of the library takes: parameters and a pure function of them."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Array
 
 from sltjax.types import Batch, Params
 
-if TYPE_CHECKING:
-    from flax import linen, nnx
-
 PureFunction = Callable[[Params, Batch], Array]
 
 
-def from_nnx(model: "nnx.Module", function: Callable[[Any, Batch], Array]) -> tuple[Params, PureFunction]:
+def from_nnx(model: Any, function: Callable[[Any, Batch], Array]) -> tuple[Params, PureFunction]:
     """Parameters of an NNX module, and `function(model, batch)` as a pure function of them.
 
     The module is left as it is; the function sees a copy of it in evaluation mode, because dropout or a
@@ -30,7 +27,8 @@ def from_nnx(model: "nnx.Module", function: Callable[[Any, Batch], Array]) -> tu
 
     frozen = nnx.clone(model)
     frozen.eval()
-    graph, params, rest = nnx.split(frozen, nnx.Param, ...)
+    split: Any = nnx.split(frozen, nnx.Param, ...)
+    graph, params, rest = split
 
     def pure(params: Params, batch: Batch) -> Array:
         return function(nnx.merge(graph, params, rest), batch)
@@ -39,7 +37,7 @@ def from_nnx(model: "nnx.Module", function: Callable[[Any, Batch], Array]) -> tu
 
 
 def from_linen(
-    module: "linen.Module", variables: Params, function: Callable[[Callable[..., Any], Batch], Array]
+    module: Any, variables: Params, function: Callable[[Callable[..., Any], Batch], Array]
 ) -> tuple[Params, PureFunction]:
     """Parameters of a Linen module, and `function(apply, batch)` as a pure function of them.
 

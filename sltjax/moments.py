@@ -2,9 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from blackjax.diagnostics import effective_sample_size
 from flax import struct
 from jaxtyping import Array, Float
+
+from sltjax.types import Scalar
 
 
 @struct.dataclass
@@ -17,13 +20,13 @@ class Mean:
         ess: the number of independent draws that would know the mean as well.
     """
 
-    value: Float[Array, ""]
-    std_error: Float[Array, ""]
-    ess: Float[Array, ""]
+    value: Scalar
+    std_error: Scalar
+    ess: Scalar
 
 
 @jax.jit
-def mean(x: Float[Array, "chain draw"]) -> Mean:
+def mean(x: Float[Array | np.ndarray, "chain draw"]) -> Mean:
     """The mean of one recorded number, with its standard error.
 
     The error is the larger of two, each blind to what the other sees. Taking the chains as independent, the
@@ -39,7 +42,7 @@ def mean(x: Float[Array, "chain draw"]) -> Mean:
     return Mean(centre, std_error, jnp.where(scale > 0, 1 / variance, 0.0))
 
 
-def _variance_of_mean(x: Float[Array, "chain draw"]) -> Float[Array, ""]:
+def _variance_of_mean(x: Float[Array | np.ndarray, "chain draw"]) -> Scalar:
     """The variance of the grand mean: that of a draw, over the effective number of draws."""
     num_chains = x.shape[0]
     within = jnp.mean(jnp.var(x, axis=1, ddof=1))

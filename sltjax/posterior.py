@@ -1,15 +1,17 @@
 """The localised tempered posterior around a checkpoint, and the potentials that it hands to samplers."""
 
+import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from sltjax.losses import BehavioralLoss, mean_and_gradient
-from sltjax.types import Batch, Loss, Measured, Params, Potential, Scalar
+from sltjax.types import Batch, Measured, Params, Potential, Scalar
 
 
 @struct.dataclass
@@ -17,11 +19,11 @@ class AnchorTerms:
     """What one batch says at the anchor w*: computed once a batch, shared by all chains of a checkpoint.
 
     Attributes:
-        losses: per-example losses at w*.
+        losses: per-example losses at w*, shape [batch].
         correction: ∇L_B(w*) − ∇L_n(w*), shaped like the parameters; None stands for zero.
     """
 
-    losses: Float[Array, " batch"]
+    losses: Any
     correction: Params | None
 
 
@@ -39,7 +41,7 @@ class LocalPosterior:
     It is a frozen pytree: stack the leaves of several, and vmap.
 
     Attributes:
-        loss: per-example losses; a `BehavioralLoss` without an anchor measures from this one.
+        loss: a `Loss`; a `BehavioralLoss` without an anchor measures from this one.
         anchor: the checkpoint w*.
         nbeta: effective inverse temperature nβ > 0; `default_nbeta` is n / log n.
         gamma: strength γ ≥ 0 of the localisation.
@@ -48,11 +50,11 @@ class LocalPosterior:
         anchored: False drops the gradient correction: the plain potential of the literature.
     """
 
-    loss: Loss
+    loss: Any
     anchor: Params
-    nbeta: Scalar | float
-    gamma: Scalar | float
-    anchor_loss: Scalar | None = None
+    nbeta: Scalar
+    gamma: Scalar
+    anchor_loss: Scalar = None
     anchor_gradient: Params | None = None
     anchored: bool = struct.field(pytree_node=False, default=True)
 
@@ -63,15 +65,17 @@ class LocalPosterior:
 
     def losses(self, params: Params, batch: Batch) -> Array:
         """Per-example losses of `params`, shape [batch]."""
-        loss = self.loss.at(self.anchor) if self.measures_anchor else self.loss
+        loss = self.loss
+        if isinstance(loss, BehavioralLoss) and self.measures_anchor:
+            loss = loss.at(self.anchor)
         return loss(params, batch)
 
     def condition(self, data: Batch, batch_size: int) -> "LocalPosterior":
         """Return this posterior with L_n(w*) and ∇L_n(w*) filled in, from `batch_size` examples at a time."""
         if self.measures_anchor:
-            return self.replace(anchor_loss=jnp.zeros(()))
+            return dataclasses.replace(self, anchor_loss=jnp.zeros(()))
         loss, gradient = mean_and_gradient(self.losses, self.anchor, data, batch_size)
-        return self.replace(anchor_loss=loss, anchor_gradient=gradient)
+        return dataclasses.replace(self, anchor_loss=loss, anchor_gradient=gradient)
 
     def anchor_terms(self, batch: Batch) -> AnchorTerms:
         """What `potential` needs to know of the batch at the anchor; needs `condition` first."""

@@ -1,7 +1,7 @@
 """What a sweep found, as one xarray Dataset: a row a checkpoint, the draws behind it, and what it is a result of."""
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,10 @@ from sltjax.estimators import llc
 from sltjax.store import Unit, write_atomically
 from sltjax.types import Estimate
 
+RESERVED = {
+    *("llc", "llc_std_error", "llc_per_chain", "rhat", "ess", "drift", "ok", "verdict", "status", "step_size"),
+    *("step", "checkpoint", "chain", "draw", "delta_loss", "distance"),
+}
 OBSERVED = "observed."  # prefixes that keep the names in a unit apart
 METRIC = "metric."
 
@@ -55,6 +59,17 @@ def to_dataset(
     return dataset.assign_coords(
         {dim: np.arange(dataset.sizes[dim]) for dim in ("chain", "draw") if dim in dataset.dims}
     )
+
+
+def check_metric_names(names: Iterable[str]) -> None:
+    """Refuse metrics that would take the place of something else, or cannot be stored under their name.
+
+    Raises:
+        ValueError: names them.
+    """
+    taken = sorted(name for name in names if name in RESERVED or not name or "/" in name)
+    if taken:
+        raise ValueError(f"metrics cannot be named {taken}: a name without '/', and none of {sorted(RESERVED)}")
 
 
 def write_dataset(dataset: xr.Dataset, path: Path) -> None:

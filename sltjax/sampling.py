@@ -4,6 +4,7 @@ What a chain draws depends on the key, its checkpoint's step, its own index and 
 not on how lanes are packed into blocks, nor on how draws are cut into chunks.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -62,7 +63,7 @@ def sample(
     """
     schedule = Schedule(num_chains, num_draws, burn_in, thin, batch_size)
     validate(posterior, sampler, data, schedule)
-    stacked = posterior.replace(anchor=jax.tree.map(lambda w: w[None], as_float32(posterior.anchor)))
+    stacked = dataclasses.replace(posterior, anchor=jax.tree.map(lambda w: w[None], as_float32(posterior.anchor)))
     _, trace = sample_block(key, stacked, jnp.zeros(1, int), sampler, data, schedule, observables)
     return jax.tree.map(lambda x: x[0], trace)
 
@@ -112,8 +113,8 @@ def sample_block(
 class _Lanes:
     posteriors: LocalPosterior  # leaves [checkpoint, ...]
     samplers: Sampler  # leaves [checkpoint]
-    noise_keys: Array  # [checkpoint, chain]
-    batch_key: Array
+    noise_keys: Any  # [checkpoint, chain]
+    batch_key: Any
 
 
 @jax.jit
@@ -185,7 +186,7 @@ def condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> Lo
 @partial(jax.jit, static_argnums=2)
 def _condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:
     def condition(anchor: Any) -> LocalPosterior:
-        return posterior.replace(anchor=anchor).condition(data, batch_size)
+        return dataclasses.replace(posterior, anchor=anchor).condition(data, batch_size)
 
     return jax.vmap(condition)(posterior.anchor)
 
@@ -194,7 +195,7 @@ def as_pytree(posterior: LocalPosterior) -> LocalPosterior:
     """The posterior with its loss as a pytree, which a plain function is not."""
     if isinstance(posterior.loss, BehavioralLoss | jax.tree_util.Partial):
         return posterior
-    return posterior.replace(loss=jax.tree_util.Partial(posterior.loss))
+    return dataclasses.replace(posterior, loss=jax.tree_util.Partial(posterior.loss))
 
 
 def draw_batch(key: Array, data: Batch, batch_size: int) -> Batch:

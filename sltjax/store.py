@@ -12,7 +12,6 @@ import fcntl
 import io
 import json
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,10 @@ Unit = Mapping[str, np.ndarray]
 
 class StoreError(Exception):
     """The store holds something else than this call would put into it, or is in use."""
+
+
+class DamagedUnitError(StoreError):
+    """A unit is not, byte for byte, what was written; it can be sampled again."""
 
 
 class Store:
@@ -54,6 +57,7 @@ class Store:
                 raise StoreError(
                     f"{self.path} is in use by another run; wait for it, or choose another store"
                 ) from None
+            self._discard_unfinished()
             yield
 
     def manifest(self) -> dict[str, Any] | None:
@@ -66,30 +70,57 @@ class Store:
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text())
+            manifest = json.loads(path.read_text())
         except ValueError as error:
             raise StoreError(f"{path} is damaged ({error}); restore it, or choose another store") from None
+        if not isinstance(manifest, dict):
+            raise StoreError(f"{path} is damaged (it holds no table); restore it, or choose another store")
+        return manifest
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest, atomically."""
         write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=2, sort_keys=True).encode())
 
     def read(self, step: int) -> dict[str, np.ndarray] | None:
-        """The unit of a step; None if there is none, or if it is damaged, so that it is sampled again."""
+        """The unit of a step; None if there is none.
+
+        Raises:
+            DamagedUnitError: the file is not what was written.
+        """
+        path = self._path(step)
         try:
-            with np.load(self._path(step), allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
-        except (FileNotFoundError, zipfile.BadZipFile, ValueError, EOFError, OSError):
+            content = path.read_bytes()
+        except FileNotFoundError:
             return None
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+                unit = {name: stored[name] for name in stored.files}
+            # The zip's checksums do not cover its own headers; equal units are equal bytes, so this does.
+            sound = _encode(unit) == content
+        except Exception:  # a flipped bit in a zip may raise almost anything
+            sound = False
+        if not sound:
+            raise DamagedUnitError(f"{path} is damaged")
+        return unit
 
     def write(self, step: int, unit: Unit) -> None:
         """Write the unit of a step, atomically; equal units are equal bytes."""
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **{name: unit[name] for name in sorted(unit)})
-        write_atomically(self._path(step), buffer.getvalue())
+        write_atomically(self._path(step), _encode(unit))
 
     def _path(self, step: int) -> Path:
         return self._units / f"{step:012d}.npz"
+
+    def _discard_unfinished(self) -> None:
+        """Remove what a killed process was writing: nobody else writes while the lock is held."""
+        for pattern in ("units/.*.npz.*.tmp", ".manifest.json.*.tmp", ".dataset.nc.*.tmp"):
+            for unfinished in self.path.glob(pattern):
+                unfinished.unlink()
+
+
+def _encode(unit: Unit) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **{name: unit[name] for name in sorted(unit)})
+    return buffer.getvalue()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -106,8 +137,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(error.errno, f"could not write {len(content):,} bytes: {error.strerror}", str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -1,7 +1,7 @@
 """The nouns that every other module speaks: losses, potentials, samplers, observables, traces, estimates."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from flax import struct
@@ -16,7 +16,8 @@ Batch: TypeAlias = PyTree[Any]
 RngKey: TypeAlias = Key[Array, ""] | UInt32[Array, "2"]
 """A threefry key, new style (`jax.random.key`) or old (`jax.random.PRNGKey`). Never reused, never defaulted."""
 
-Scalar: TypeAlias = Float[Array, ""]
+Scalar: TypeAlias = Any
+"""A scalar in a pytree, where jax.tree and vmap may put an array of any shape, or no array at all, in its place."""
 
 Loss: TypeAlias = Callable[[Params, Batch], Array]
 """`loss(params, batch)`: one loss an example, shape [batch], as a pure function of its two arguments."""
@@ -54,6 +55,7 @@ class Info:
     measured: Measured
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """A frozen pytree of hyperparameters with two pure methods; arrays as hyperparameters may be vmapped over."""
 

@@ -1,8 +1,11 @@
 """The boundary: what sampling could only turn into a wrong number is refused here, once, with a remedy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from sltjax.posterior import LocalPosterior
 from sltjax.schedule import Schedule
@@ -19,9 +22,10 @@ def validate(posterior: LocalPosterior, sampler: Sampler | None, data: Batch, sc
     """
     num_examples = count_examples(data)
     _validate_schedule(schedule, num_examples)
-    for name, value in [("nbeta", posterior.nbeta), ("gamma", posterior.gamma)]:
-        if not np.all(np.isfinite(value)) or np.any(np.asarray(value) < 0):
-            raise ValueError(f"{name} must be finite and not negative, got {value}")
+    if not (np.isfinite(posterior.nbeta) and posterior.nbeta > 0):
+        raise ValueError(f"nbeta must be positive and finite, got {posterior.nbeta}; n / log n is the default")
+    if not (np.isfinite(posterior.gamma) and posterior.gamma >= 0):
+        raise ValueError(f"gamma must be finite and not negative, got {posterior.gamma}; 1 is the default")
     for path, value in jax.tree.leaves_with_path(sampler):
         if not (np.all(np.isfinite(value)) and np.all(np.asarray(value) > 0)):
             name = jax.tree_util.keystr(path)
@@ -37,8 +41,8 @@ def count_examples(data: Batch) -> int:
         ValueError: no arrays, no examples, or leaves of different lengths.
     """
     shapes = {jax.tree_util.keystr(path): np.shape(x) for path, x in jax.tree.leaves_with_path(data)}
-    lengths = {shape[0] if shape else None for shape in shapes.values()}
-    if len(lengths) != 1 or None in lengths:
+    lengths = {shape[0] for shape in shapes.values() if shape}
+    if len(lengths) != 1 or () in shapes.values():
         raise ValueError(f"data must be arrays that share their first axis, one entry an example; got shapes {shapes}")
     (num_examples,) = lengths
     if num_examples == 0:
@@ -58,8 +62,8 @@ def _validate_schedule(schedule: Schedule, num_examples: int) -> None:
             raise ValueError(f"{name} must be at least {least} ({why}), got {got}")
     if schedule.burn_in >= schedule.num_draws * schedule.thin:
         raise ValueError(
-            f"burn_in = {schedule.burn_in} steps would outlast num_draws · thin = {schedule.num_draws} · {schedule.thin}"
-            " steps of drawing; lower burn_in or raise num_draws"
+            f"burn_in = {schedule.burn_in} steps would outlast the num_draws · thin = {schedule.num_draws} ·"
+            f" {schedule.thin} steps of drawing; lower burn_in or raise num_draws"
         )
     if schedule.batch_size > num_examples:
         raise ValueError(
@@ -90,16 +94,24 @@ def as_float32(params: Params) -> Params:
 
 
 def validate_loss(posterior: LocalPosterior, data: Batch) -> None:
-    """Refuse a loss that does not give one number an example.
+    """Refuse a loss that does not give one finite number an example.
 
     Raises:
-        ValueError: another shape; a scalar is the usual case.
+        ValueError: another shape, of which a scalar is the usual one; or NaN or infinity at the checkpoint.
     """
     size = min(2, count_examples(data))
     batch = jax.tree.map(lambda x: x[:size], data)
-    shape = jax.eval_shape(lambda w: posterior.replace(anchor=w).losses(w, batch), posterior.anchor).shape
+
+    def losses(anchor: Params) -> Array:
+        return dataclasses.replace(posterior, anchor=anchor).losses(anchor, batch)
+
+    shape = jax.eval_shape(losses, posterior.anchor).shape
     if shape != (size,):
         hint = "do not average over the batch" if shape == () else "sum over every axis but the first"
         raise ValueError(
-            f"loss(params, batch) must return one loss an example, shape [{size}] for {size} examples, got {list(shape)}; {hint}"
+            f"loss(params, batch) must return one loss an example, shape [{size}] for {size} examples,"
+            f" got {list(shape)}; {hint}"
         )
+    at_anchor = np.asarray(losses(jax.tree.map(jnp.asarray, posterior.anchor)))
+    if not np.isfinite(at_anchor).all():
+        raise ValueError(f"the loss at the checkpoint is {at_anchor} on the first examples, expected finite numbers")

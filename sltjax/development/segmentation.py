@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from sltjax.samplers.noise import gaussian
-from sltjax.types import Info, Params, Potential, RngKey
+from sltjax.types import Info, Params, Potential, RngKey, Scalar
 
 
 @struct.dataclass
@@ -28,11 +28,11 @@ class SGLD:
     """Stochastic-gradient Langevin dynamics; stable while step_size · (largest curvature of U) < 4.
 
     Attributes:
-        step_size: ε > 0.
+        step_size: ε > 0; a scalar, or one for each checkpoint of a block.
         noise: (key, params) -> a pytree of unit variance.
     """
 
-    step_size: Float[Array, ""] | float
+    step_size: Scalar
     noise: Callable[[RngKey, Params], Params] = struct.field(pytree_node=False, default=gaussian)
 
     def init(self, key: RngKey, params: Params) -> SGLDState:

@@ -6,16 +6,14 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
+import xarray as xr
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sltjax.checkpoints import Source, from_orbax
 from sltjax.sweeps.run import sweep
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 
 class RecipeError(Exception):
@@ -111,7 +109,7 @@ class Recipe(_Table):
         like = self._resolve(self.problem.params)
         return from_orbax(self.folder / self.checkpoints.path, self.checkpoints.select, like=like)
 
-    def run(self, progress: bool = False) -> "xr.Dataset":
+    def run(self, progress: bool = False) -> xr.Dataset:
         """Run or resume the sweep; raises as `sltjax.sweep` does, and RecipeError for paths that lead nowhere."""
         sampling = self.sampling.model_dump(exclude={"seed"})
         return sweep(
@@ -168,7 +166,12 @@ def read_recipe(path: str | Path) -> Recipe:
         raise RecipeError(f"{path} is not a recipe:\n  " + "\n  ".join(lines)) from None
 
 
-TABLES = {(): Recipe, ("problem",): Problem, ("checkpoints",): Checkpoints, ("sampling",): Sampling}
+TABLES: dict[tuple[str, ...], type[BaseModel]] = {
+    (): Recipe,
+    ("problem",): Problem,
+    ("checkpoints",): Checkpoints,
+    ("sampling",): Sampling,
+}
 
 
 def _explain(problem: Any) -> str:

@@ -1,0 +1,72 @@
+"""Modules import only from those to their left, and the package itself stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "sltjax"
+LAYERS = [
+    {"types"},
+    {"losses", "models", "schedule"},
+    {"posterior"},
+    {"observables", "samplers", "truth", "checkpoints", "validation"},
+    {"sampling"},
+    {"moments"},
+    {"diagnostics"},
+    {"estimators"},
+    {"calibration"},
+    {"estimate"},
+    {"fingerprint", "store"},
+    {"results"},
+    {"development"},
+    {"plots"},
+    {"sweeps"},
+    {"report"},
+    {"demo"},
+    {"cli"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE or not path.stem.startswith("__")]
+
+
+def layer(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sltjax":
+            parts = node.module.split(".")[1:]
+            yield from parts[:1] or [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("sltjax."))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_import_only_from_their_left(path):
+    here = layer(path)
+    for name in imported(ast.parse(path.read_text())):
+        assert name == here or RANK[name] < RANK[here], f"{here} imports {name}"
+
+
+def test_importing_the_package_brings_no_storage_tables_or_plots():
+    heavy = [
+        "matplotlib",
+        "jinja2",
+        "typer",
+        "h5netcdf",
+        "h5py",
+        "sklearn",
+        "pandas",
+        "xarray",
+        "orbax",
+        "tensorstore",
+        "ray",
+        "pydantic",
+    ]
+    code = f"import sys, sltjax; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
