@@ -103,5 +103,11 @@ class LocalPosterior:
 
 
 def default_nbeta(num_examples: int) -> float:
-    """nβ = n / log n, the temperature of the WBIC (Watanabe 2013), at which λ̂ is defined unless set otherwise."""
+    """nβ = n / log n, the temperature of the WBIC (Watanabe 2013), at which λ̂ is defined unless set otherwise.
+
+    Raises:
+        ValueError: for one example there is no such temperature.
+    """
+    if num_examples < 2:
+        raise ValueError(f"nβ = n / log n needs at least 2 examples, got {num_examples}; pass more data, or set nbeta")
     return num_examples / math.log(num_examples)

@@ -97,15 +97,20 @@ def sample_block(
     posterior = as_pytree(posterior)
     lanes, states = _start(key, posterior, jnp.asarray(steps), sampler, data, schedule)
     total = schedule.burn_in_draws + schedule.num_draws
+    num_lanes = len(steps) * schedule.num_chains
     recorded: list[Trace] = []
     for first in range(0, total, schedule.chunk):
-        states, trace = _advance(states, lanes, first, data, schedule, observables=tuple(observables.items()))
+        states, trace = _advance(
+            states, lanes, first, data, schedule, chunk=schedule.chunk, observables=tuple(observables.items())
+        )
         if recorded:  # fetching waits for the chunk before, while the one just dispatched runs
             recorded[-1] = jax.device_get(recorded[-1])
-            on_chunk(schedule.chunk * schedule.thin * len(steps) * schedule.num_chains)
+            on_chunk(schedule.chunk * schedule.thin * num_lanes)
         recorded.append(trace)
+    recorded[-1] = jax.device_get(recorded[-1])
+    on_chunk((total - first) * schedule.thin * num_lanes)
     kept = slice(schedule.burn_in_draws, total)
-    whole = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=2)[:, :, kept], *jax.device_get(recorded))
+    whole = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=2)[:, :, kept], *recorded)
     return lanes.posteriors, whole
 
 
@@ -142,7 +147,7 @@ def _start(
     return _Lanes(posteriors, samplers, lane_keys(noise_key), batch_key), states
 
 
-@partial(jax.jit, static_argnames="observables", donate_argnames="states")
+@partial(jax.jit, static_argnames=("chunk", "observables"), donate_argnames="states")
 def _advance(
     states: Any,
     lanes: _Lanes,
@@ -150,6 +155,7 @@ def _advance(
     data: Batch,
     schedule: Schedule,
     *,
+    chunk: int,
     observables: tuple[tuple[str, Observable], ...],
 ) -> tuple[Any, Trace]:
     def step(states: Any, time: Array) -> tuple[Any, Info]:
@@ -174,7 +180,7 @@ def _advance(
         observe_lane = {name: jax.vmap(jax.vmap(function)) for name, function in observables}
         return states, {name: function(info.params, info) for name, function in observe_lane.items()}
 
-    states, trace = jax.lax.scan(draw, states, jnp.arange(schedule.chunk))
+    states, trace = jax.lax.scan(draw, states, jnp.arange(chunk))
     return states, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), trace)
 
 

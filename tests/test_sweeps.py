@@ -169,10 +169,12 @@ def test_resuming_samples_what_is_missing(tmp_path, sampled):
     first = run(tmp_path)
     before = contents(tmp_path)
     (tmp_path / "units" / "000000000010.npz").unlink()
+    files = {path: path.stat().st_ino for path in units(tmp_path)}
     sampled.clear()
     xr.testing.assert_identical(first, run(tmp_path))
     assert sampled == [(0, 10, 20)]
     assert contents(tmp_path) == before
+    assert {path: path.stat().st_ino for path in files} == files  # the others were not written again
 
 
 def test_checkpoints_added_later_are_added(tmp_path, sampled):

@@ -1,0 +1,56 @@
+"""What cannot work is refused at the boundary: what was got, what was expected, what to do."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import sltjax
+
+DATA = jnp.ones((20, 2))
+GOOD = {"loss": lambda w, x: (x @ w) ** 2, "params": jnp.ones(2), "data": DATA}
+
+
+def refused(error, said, **changes):
+    arguments = {**GOOD, **changes}
+    positional = [arguments.pop(name) for name in ("loss", "params", "data")]
+    with pytest.raises(error, match=said):
+        sltjax.estimate_llc(jax.random.key(0), *positional, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "changes"),
+    [
+        (ValueError, "do not average over the batch", {"loss": lambda w, x: jnp.mean((x @ w) ** 2)}),
+        (ValueError, "sum over every axis but the first", {"loss": lambda w, x: (x * w) ** 2}),
+        (ValueError, "loss at the checkpoint is .*nan", {"loss": lambda w, x: jnp.log(-jnp.abs(x @ w))}),
+        (ValueError, "batch_size = 21 exceeds the 20 examples", {"batch_size": 21}),
+        (ValueError, "batch_size must be at least 1", {"batch_size": 0}),
+        (ValueError, "holds no examples", {"data": jnp.ones((0, 2))}),
+        (ValueError, "share their first axis", {"data": {"x": jnp.ones((3, 2)), "y": jnp.ones(4)}}),
+        (ValueError, "share their first axis", {"data": {"x": DATA, "scale": 1.0}}),
+        (ValueError, "share their first axis", {"data": {}}),
+        (ValueError, "num_draws must be at least 4", {"num_draws": 1}),
+        (ValueError, "num_chains must be at least 2", {"num_chains": 1}),
+        (ValueError, "lower burn_in or raise num_draws", {"num_draws": 10, "thin": 1, "burn_in": 10}),
+        (ValueError, "burn_in must be at least 0", {"burn_in": -1}),
+        (ValueError, "thin must be at least 1", {"thin": 0}),
+        (ValueError, "holds 1 values that are not finite", {"params": jnp.array([1.0, jnp.nan])}),
+        (TypeError, "is int32, expected floating point", {"params": jnp.ones(2, int)}),
+        (ValueError, "hold no arrays", {"params": {}}),
+        (ValueError, "step_size must be positive", {"sampler": sltjax.SGLD(0.0)}),
+        (ValueError, "step_size must be positive", {"sampler": sltjax.SGLD(-1e-3)}),
+        (ValueError, "step_size must be positive", {"sampler": sltjax.LeimkuhlerMatthews(float("nan"))}),
+        (ValueError, "nbeta must be positive", {"nbeta": 0.0}),
+        (ValueError, "nbeta must be positive", {"nbeta": float("nan")}),
+        (ValueError, "gamma must be finite and not negative", {"gamma": -1.0}),
+        (ValueError, "at least 2 examples", {"data": jnp.ones((1, 2))}),
+    ],
+)
+def test_refused(error, said, changes):
+    refused(error, said, **changes)
+
+
+def test_a_checkpoint_names_the_bad_parameter():
+    loss = sltjax.behavioral_loss(lambda p, x: x @ p["dense"]["kernel"])
+    params = {"dense": {"kernel": jnp.full((2, 3), jnp.inf)}}
+    refused(ValueError, r"\['dense'\]\['kernel'\] holds 6 values", loss=loss, params=params)

@@ -1,0 +1,57 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sltjax
+
+X = jax.random.normal(jax.random.key(0), (6, 3))
+PARAMS = {"a": jnp.ones((3, 4)), "b": jnp.full((4, 2), 0.5)}
+
+
+def apply(params, batch):
+    return batch @ params["a"] @ params["b"]
+
+
+def test_behavioral_loss_is_zero_with_zero_gradient_at_its_anchor_on_every_example():
+    for distance in (sltjax.squared_distance, sltjax.kl_divergence):
+        loss = sltjax.behavioral_loss(apply, PARAMS, distance=distance)
+        np.testing.assert_allclose(loss(PARAMS, X), np.zeros(6), atol=1e-6)
+        jacobian = jax.jacobian(loss)(PARAMS, X)
+        assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(jacobian)) < 1e-5
+
+
+def test_behavioral_loss_needs_an_anchor_to_be_called():
+    with pytest.raises(ValueError, match="no anchor"):
+        sltjax.behavioral_loss(apply)(PARAMS, X)
+
+
+def test_kl_divergence_by_hand_and_over_positions():
+    p, q = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.2, 0.6])
+    by_hand = np.sum(p * np.log(p / q))
+    one = sltjax.kl_divergence(jnp.log(q)[None], jnp.log(p)[None])
+    np.testing.assert_allclose(one, [by_hand], rtol=1e-5)
+    positions = sltjax.kl_divergence(jnp.log(np.tile(q, (2, 5, 1))), jnp.log(np.tile(p, (2, 5, 1))))
+    np.testing.assert_allclose(positions, [5 * by_hand] * 2, rtol=1e-5)
+
+
+def test_restrict_changes_only_what_was_selected():
+    def loss(params, batch):
+        return jnp.sum(apply(params, batch) ** 2, axis=1)
+
+    restricted, part = sltjax.restrict(loss, PARAMS, lambda p: p["a"][:, :2])
+    assert part.shape == (3, 2)
+    np.testing.assert_allclose(restricted(part, X), loss(PARAMS, X), rtol=1e-6)
+    moved = {**PARAMS, "a": PARAMS["a"].at[:, :2].add(0.7)}
+    np.testing.assert_allclose(restricted(part + 0.7, X), loss(moved, X), rtol=1e-5)
+
+    nested, row = sltjax.restrict(restricted, part, lambda a: a[0])
+    moved = {**PARAMS, "a": PARAMS["a"].at[0, :2].add(0.7)}
+    np.testing.assert_allclose(nested(row + 0.7, X), loss(moved, X), rtol=1e-5)
+
+
+def test_restricting_a_behavioral_loss_keeps_the_whole_anchor():
+    restricted, part = sltjax.restrict(sltjax.behavioral_loss(apply), PARAMS, lambda p: p["b"])
+    np.testing.assert_allclose(restricted(part, X), np.zeros(6), atol=1e-6)
+    whole = sltjax.behavioral_loss(apply, PARAMS)({**PARAMS, "b": PARAMS["b"] + 1}, X)
+    np.testing.assert_allclose(restricted(part + 1, X), whole, rtol=1e-6)

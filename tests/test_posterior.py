@@ -1,0 +1,83 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sltjax
+from sltjax.losses import mean_and_gradient
+
+KEY = jax.random.key(0)
+DATA = {"x": jax.random.normal(KEY, (30, 3)), "y": jax.random.normal(jax.random.key(1), (30,))}
+ANCHOR = {"w": jnp.array([0.3, -0.2, 0.9])}
+
+
+def loss(params, batch):
+    return (jnp.tanh(batch["x"] @ params["w"]) - batch["y"]) ** 2
+
+
+def conditioned(**changes):
+    posterior = sltjax.LocalPosterior(loss, ANCHOR, 7.0, 2.0)
+    return dataclasses.replace(posterior, **changes).condition(DATA, 8)
+
+
+def batches(size):
+    return [jax.tree.map(lambda x, i=i: x[i : i + size], DATA) for i in range(0, 30, size)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 30, 64])
+def test_full_data_loss_and_gradient_whatever_the_batch(batch_size):
+    value, gradient = mean_and_gradient(loss, ANCHOR, DATA, batch_size)
+    exact, exact_gradient = jax.value_and_grad(lambda w: loss(w, DATA).mean())(ANCHOR)
+    np.testing.assert_allclose(value, exact, rtol=1e-5)
+    np.testing.assert_allclose(gradient["w"], exact_gradient["w"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("anchored", [True, False])
+def test_batches_average_to_the_full_difference_and_density(anchored):
+    posterior = conditioned(anchored=anchored)
+    w = {"w": ANCHOR["w"] + jnp.array([0.1, -0.4, 0.2])}
+    seen = [posterior.potential(b, posterior.anchor_terms(b))(w) for b in batches(5)]
+    delta = loss(w, DATA).mean() - loss(ANCHOR, DATA).mean()
+    squared = 0.1**2 + 0.4**2 + 0.2**2
+    np.testing.assert_allclose(np.mean([m.delta_loss for _, m in seen]), delta, rtol=1e-4)
+    np.testing.assert_allclose(np.mean([u for u, _ in seen]), 7.0 * delta + squared, rtol=1e-4)
+    np.testing.assert_allclose(seen[0][1].distance, np.sqrt(squared), rtol=1e-5)
+
+
+def test_anchoring_leaves_no_batch_noise_at_the_anchor_and_the_full_gradient():
+    posterior = conditioned()
+    for batch in batches(5):
+        potential = posterior.potential(batch, posterior.anchor_terms(batch))
+        (value, _), gradient = jax.value_and_grad(potential, has_aux=True)(ANCHOR)
+        assert value == 0
+        np.testing.assert_allclose(gradient["w"], 7.0 * posterior.anchor_gradient["w"], rtol=1e-3, atol=1e-5)
+
+
+def test_anchoring_cuts_the_variance_by_the_distance():
+    w = {"w": ANCHOR["w"] + 0.01}
+    spread = {}
+    for anchored in (True, False):
+        posterior = conditioned(anchored=anchored)
+        values = [posterior.potential(b, posterior.anchor_terms(b))(w)[1].delta_loss for b in batches(5)]
+        spread[anchored] = np.std(values)
+    assert spread[True] < 0.05 * spread[False]
+
+
+def test_a_behavioral_loss_measures_from_the_posteriors_anchor():
+    def apply(params, batch):
+        return jnp.tanh(batch["x"] @ params["w"])[:, None]
+
+    implicit = sltjax.LocalPosterior(sltjax.behavioral_loss(apply), ANCHOR, 7.0, 2.0).condition(DATA, 8)
+    explicit = sltjax.LocalPosterior(sltjax.behavioral_loss(apply, ANCHOR), ANCHOR, 7.0, 2.0).condition(DATA, 8)
+    w = {"w": ANCHOR["w"] + 0.5}
+    expected = 0.5 * (apply(w, DATA) - apply(ANCHOR, DATA)) ** 2
+    for posterior in (implicit, explicit):
+        assert posterior.anchor_loss == 0
+        measured = posterior.potential(DATA, posterior.anchor_terms(DATA))(w)[1]
+        np.testing.assert_allclose(measured.delta_loss, expected.mean(), rtol=1e-4)
+
+
+def test_the_default_temperature():
+    assert sltjax.default_nbeta(20_000) == pytest.approx(20_000 / np.log(20_000))

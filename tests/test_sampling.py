@@ -1,0 +1,110 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sltjax
+from sltjax import schedule as schedule_module
+from sltjax.sampling import sample_block
+from sltjax.schedule import Schedule
+
+DATA = jax.random.normal(jax.random.key(3), (50, 3))
+SCHEDULE = Schedule(num_chains=3, num_draws=12, burn_in=5, thin=2, batch_size=10)
+
+
+def loss(params, batch):
+    return (batch @ (params["w"] - 0.3)) ** 4
+
+
+def anchors(steps):
+    return {"w": jnp.stack([jnp.array([0.1, 0.2, 0.3]) * (1 + step) for step in steps])}
+
+
+def run(steps, schedule=SCHEDULE, step_size=1e-3, **keywords):
+    posterior = sltjax.LocalPosterior(loss, anchors(steps), 5.0, 1.0)
+    key = keywords.pop("key", jax.random.key(0))
+    return sample_block(key, posterior, np.array(steps), sltjax.SGLD(step_size), DATA, schedule, **keywords)[1]
+
+
+def test_shapes():
+    trace = run([0, 1])
+    assert trace["delta_loss"].shape == (2, 3, 12)
+    assert trace["distance"].shape == (2, 3, 12)
+
+
+def test_a_lane_does_not_depend_on_its_neighbours_or_its_place():
+    first, other, moved = run([0, 1, 2])["delta_loss"], run([0, 5, 7])["delta_loss"], run([4, 2, 0])["delta_loss"]
+    np.testing.assert_array_equal(first[0], other[0])
+    np.testing.assert_array_equal(first[0], moved[2])
+    np.testing.assert_array_equal(first[2], moved[1])
+
+
+@pytest.mark.parametrize("chunks", [1, 3, 100])
+def test_draws_do_not_depend_on_chunks(monkeypatch, chunks):
+    expected = run([0, 1])
+    monkeypatch.setattr(schedule_module, "CHUNKS", chunks)
+    for name, values in run([0, 1]).items():
+        np.testing.assert_array_equal(values, expected[name])
+
+
+def test_thinning_records_the_last_of_every_few_steps():
+    every = run([0], Schedule(num_chains=2, num_draws=30, burn_in=0, thin=1, batch_size=10))["distance"]
+    third = run([0], Schedule(num_chains=2, num_draws=10, burn_in=0, thin=3, batch_size=10))["distance"]
+    np.testing.assert_array_equal(third, every[..., 2::3])
+
+
+def test_burn_in_is_left_out():
+    every = run([0], Schedule(num_chains=2, num_draws=30, burn_in=0, thin=1, batch_size=10))["distance"]
+    late = run([0], Schedule(num_chains=2, num_draws=22, burn_in=8, thin=1, batch_size=10))["distance"]
+    np.testing.assert_array_equal(late, every[..., 8:])
+
+
+def test_what_is_recorded_is_seen_before_the_step_with_a_fresh_batch():
+    trace = run([0], Schedule(num_chains=2, num_draws=5, burn_in=0, thin=1, batch_size=10))
+    assert (trace["distance"][..., 0] == 0).all()
+    assert (trace["delta_loss"][..., 0] == 0).all()
+
+
+def test_a_lost_lane_touches_no_other():
+    posterior = sltjax.LocalPosterior(loss, anchors([0, 1, 2]), 5.0, 1.0)
+
+    def both(step_sizes):
+        sampler = sltjax.SGLD(np.array(step_sizes, np.float32))
+        return sample_block(jax.random.key(0), posterior, np.arange(3), sampler, DATA, SCHEDULE)[1]["delta_loss"]
+
+    sound, one_lost = both([1e-3, 1e-3, 1e-3]), both([1e-3, 1e9, 1e-3])
+    assert not np.isfinite(one_lost[1]).all()
+    np.testing.assert_array_equal(one_lost[[0, 2]], sound[[0, 2]])
+
+
+def test_any_kind_of_key_gives_chains_of_their_own():
+    keys = [jax.random.PRNGKey(0), jax.random.key(0), jax.random.key(0, impl="rbg")]
+    old, new, rbg = (run([0, 1], key=key)["delta_loss"] for key in keys)
+    np.testing.assert_array_equal(old, new)
+    for draws in (new, rbg):
+        lanes = draws.reshape(6, -1)[:, 1:]
+        assert len(np.unique(lanes[:, 0])) == 6
+
+
+def test_observables_record_what_they_are_given():
+    posterior = sltjax.LocalPosterior(loss, {"w": jnp.zeros(3)}, 5.0, 1.0)
+    trace = sltjax.sample(
+        jax.random.key(0),
+        posterior,
+        sltjax.SGLD(1e-3),
+        DATA,
+        observables={"w": lambda params, info: params["w"], "u": lambda params, info: info.potential},
+        num_draws=6,
+        burn_in=2,
+        batch_size=50,
+    )
+    assert trace["w"].shape == (4, 6, 3)
+    full = [float(loss({"w": w}, DATA).mean() - loss({"w": jnp.zeros(3)}, DATA).mean()) for w in trace["w"][0]]
+    expected = 5.0 * np.array(full) + 0.5 * np.sum(trace["w"][0] ** 2, axis=1)
+    np.testing.assert_allclose(trace["u"][0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_progress_is_told_in_chain_steps():
+    told = []
+    run([0, 1], on_chunk=told.append)
+    assert sum(told) == SCHEDULE.num_steps * 2 * 3
