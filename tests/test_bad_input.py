@@ -41,8 +41,11 @@ def refused(error, said, **changes):
         (ValueError, "step_size must be positive", {"sampler": sltjax.SGLD(-1e-3)}),
         (ValueError, "step_size must be positive", {"sampler": sltjax.LeimkuhlerMatthews(float("nan"))}),
         (ValueError, "nbeta must be positive", {"nbeta": 0.0}),
+        (ValueError, "nbeta must be positive", {"nbeta": -3.0}),
         (ValueError, "nbeta must be positive", {"nbeta": float("nan")}),
+        (ValueError, "nbeta must be positive", {"nbeta": float("inf")}),
         (ValueError, "gamma must be finite and not negative", {"gamma": -1.0}),
+        (ValueError, "gamma must be finite and not negative", {"gamma": float("nan")}),
         (ValueError, "at least 2 examples", {"data": jnp.ones((1, 2))}),
     ],
 )

@@ -14,7 +14,7 @@ def close(estimate, exact, bias=0.0, cap=0.03):
     assert abs(estimate.value - exact) < 4 * estimate.std_error + bias * exact
 
 
-@pytest.mark.parametrize("curvatures", [[1.0, 2.0, 5.0, 0.0], [0.1] * 10])
+@pytest.mark.parametrize("curvatures", [[1.0, 2.0, 5.0, 0.0], [0.1] * 4])
 def test_quadratic(curvatures):
     truth = quadratic(jax.random.key(0), np.array(curvatures), num_examples=2000, curvature_noise=0.1)
     estimate = sltjax.estimate_llc(jax.random.key(1), truth.loss, truth.params, truth.data)
@@ -23,11 +23,8 @@ def test_quadratic(curvatures):
 
 def test_quasi_homogeneous():
     truth = quasi_homogeneous(jax.random.key(0), [2, 4])
-    definition = {"nbeta": 1e4, "gamma": 1e-3}
-    estimate = sltjax.estimate_llc(
-        jax.random.key(1), truth.loss, truth.params, truth.data, num_draws=20_000, **definition
-    )
-    close(estimate, float(truth.llc), bias=0.02)
+    estimate = sltjax.estimate_llc(jax.random.key(1), truth.loss, truth.params, truth.data, nbeta=100.0, gamma=1e-3)
+    close(estimate, float(truth.llc), bias=0.01)
 
 
 def test_deep_linear():

@@ -5,6 +5,7 @@ import pytest
 from flax import linen, nnx
 
 import sltjax
+from sltjax.truth import sgld_llc
 
 X = jax.random.normal(jax.random.key(0), (5, 3))
 
@@ -59,7 +60,11 @@ def test_linen_variables_without_params():
 
 def test_an_nnx_state_can_be_sampled():
     params, outputs = sltjax.from_nnx(nnx.Linear(3, 1, rngs=nnx.Rngs(0)), lambda m, batch: m(batch))
+    loss, data, step_size = sltjax.behavioral_loss(outputs), jnp.tile(X, (20, 1)), 0.02
     estimate = sltjax.estimate_llc(
-        jax.random.key(0), sltjax.behavioral_loss(outputs), params, jnp.tile(X, (20, 1)), num_draws=300
+        jax.random.key(0), loss, params, data, nbeta=20.0, sampler=sltjax.SGLD(step_size), num_draws=10_000
     )
-    assert 1.0 < estimate.value < 3.0  # four regular parameters: 2, less the localisation
+    features = np.column_stack([X, np.ones(len(X))])
+    exact = sgld_llc(np.linalg.eigvalsh(features.T @ features / len(X)), 20.0, 1.0, step_size)
+    assert estimate.std_error < 0.03 * exact
+    assert abs(estimate.value - exact) < 4 * estimate.std_error

@@ -62,7 +62,9 @@ def test_burn_in_is_left_out():
 def test_what_is_recorded_is_seen_before_the_step_with_a_fresh_batch():
     trace = run([0], Schedule(num_chains=2, num_draws=5, burn_in=0, thin=1, batch_size=10))
     assert (trace["distance"][..., 0] == 0).all()
-    assert (trace["delta_loss"][..., 0] == 0).all()
+    rounding = 1e-6 * loss({"w": anchors([0])["w"][0]}, DATA).mean()
+    assert np.abs(trace["delta_loss"][..., 0]).max() < rounding
+    assert np.abs(trace["delta_loss"][..., 1:]).min() > 100 * rounding
 
 
 def test_a_lost_lane_touches_no_other():

@@ -4,6 +4,7 @@ import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, SupportsIndex
 
 import jax
 import numpy as np
@@ -38,7 +39,9 @@ class MemoryCheckpoints:
         return self.params[step]
 
 
-def from_memory(pairs: Mapping[int, Params] | Iterable[tuple[int, Params]]) -> MemoryCheckpoints:
+def from_memory(
+    pairs: Mapping[SupportsIndex, Params] | Iterable[tuple[SupportsIndex, Params]],
+) -> MemoryCheckpoints:
     """Make a source of checkpoints that are already in memory.
 
     Args:
@@ -64,7 +67,7 @@ def _first(pair: tuple[int, Params]) -> int:
     return pair[0]
 
 
-def _step(step: int) -> int:
+def _step(step: Any) -> int:
     try:
         return operator.index(step)
     except TypeError:
