@@ -40,9 +40,8 @@ def health(x: Float[np.ndarray, "chain draw"], value: Mean | None) -> Health:
 def _mixing(x: Float[Array | np.ndarray, "chain draw"]) -> tuple[Array, Array]:
     """R-hat and drift."""
     third = max(2, x.shape[1] // 3)
-    early, late = mean(x[:, :third]), mean(x[:, -third:])
-    change = (late.value - early.value) / jnp.hypot(early.std_error, late.std_error)
-    return rhat(x), change
+    ends = jax.vmap(mean)(jnp.stack([x[:, :third], x[:, -third:]]))
+    return rhat(x), jnp.diff(ends.value)[0] / jnp.linalg.norm(ends.std_error)
 
 
 def _messages(

@@ -171,14 +171,21 @@ def _advance(
 
         return jax.vmap(chains)(states, lanes.noise_keys, lanes.posteriors, lanes.samplers)
 
+    def observe_lanes(info: Info) -> Trace:
+        return {name: jax.vmap(jax.vmap(function))(info.params, info) for name, function in observables}
+
     def draw(states: Any, index: Array) -> tuple[Any, Trace]:
-        time = (first_draw + index) * schedule.thin
-        if schedule.thin > 1:
-            unrecorded = time + jnp.arange(schedule.thin - 1)
-            states, _ = jax.lax.scan(lambda s, t: (step(s, t)[0], None), states, unrecorded)
-        states, info = step(states, time + schedule.thin - 1)
-        observe_lane = {name: jax.vmap(jax.vmap(function)) for name, function in observables}
-        return states, {name: function(info.params, info) for name, function in observe_lane.items()}
+        """`thin` steps, of which the last is recorded: one copy of the step in the program, however many they are."""
+
+        def thinned(carry: tuple[Any, Trace], number: Array) -> tuple[tuple[Any, Trace], None]:
+            states, recorded = carry
+            states, info = step(states, (first_draw + index) * schedule.thin + number)
+            is_last = number == schedule.thin - 1
+            return (states, jax.lax.cond(is_last, observe_lanes, lambda info: recorded, info)), None
+
+        shapes = jax.eval_shape(lambda states: observe_lanes(step(states, index)[1]), states)
+        nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        return jax.lax.scan(thinned, (states, nothing), jnp.arange(schedule.thin))[0]
 
     states, trace = jax.lax.scan(draw, states, jnp.arange(chunk))
     return states, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), trace)

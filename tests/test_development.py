@@ -129,7 +129,7 @@ def test_misuse_is_told():
     with pytest.raises(ValueError, match="llc_std_error not in the dataset"):
         stages(dataset.drop_vars("llc_std_error"))
     with pytest.raises(ValueError, match="confidence must lie between 0 and 1"):
-        stages(dataset, confidence=95)
+        stages(dataset, confidence=95.0)
     with pytest.raises(ValueError, match="tolerance is a share"):
         stages(dataset, tolerance=-1)
     with pytest.raises(ValueError, match="steps must ascend"):

@@ -40,7 +40,7 @@ def test_nothing_is_said_of_independent_draws():
         ("never moved", np.full((4, 2000), 10.0), "never moved"),
         ("a falling trend", HEALTHY + np.linspace(0.3, 0, 2000), r"still drifting by -\d"),
         ("a rising trend", HEALTHY + np.linspace(0, 0.3, 2000), r"still drifting by \+\d"),
-        ("chains apart", HEALTHY + [[0], [0], [0], [0.32]], "chains disagree"),
+        ("chains apart", HEALTHY + np.array([[0], [0], [0], [0.32]]), "chains disagree"),
         (
             "few draws",
             np.random.default_rng(2).normal(size=(4, 16)) + 10,

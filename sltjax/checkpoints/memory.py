@@ -4,7 +4,7 @@ import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, SupportsIndex
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,7 +40,7 @@ class MemoryCheckpoints:
 
 
 def from_memory(
-    pairs: Mapping[SupportsIndex, Params] | Iterable[tuple[SupportsIndex, Params]],
+    pairs: Mapping[Any, Params] | Iterable[tuple[Any, Params]],
 ) -> MemoryCheckpoints:
     """Make a source of checkpoints that are already in memory.
 

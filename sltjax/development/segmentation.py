@@ -90,7 +90,7 @@ def stages(dataset: xr.Dataset, *, confidence: float = 0.95, tolerance: float = 
     rows: list[dict[str, object]] = []
     for number, (pair, (first, last)) in enumerate(zip(pairwise(levels), ends, strict=False), start=1):
         ramp = _ramp(*pair, data, rng)
-        what = _what(ramp.change, dataset, first, last, exact=exact)
+        what = _what(ramp.change, dataset, int(first), int(last), exact=exact)
         rows.append({"stage": number} | what | _when(ramp, step, confidence))
     return _table(rows, exact)
 

@@ -31,7 +31,7 @@ class Cell:
     """A table's entry: what it shows, and what it is sorted by."""
 
     text: str
-    key: float | str
+    key: int | float | str
 
 
 def write_report(dataset: xr.Dataset, stages: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
@@ -136,7 +136,7 @@ def _stage_rows(stages: pd.DataFrame) -> list[dict[str, str]]:
     ]
 
 
-def _at(row: dict[str, float], name: str) -> str:
+def _at(row: dict[str, Any], name: str) -> str:
     value, low, high = (_step(row[key]) for key in (name, f"{name}_low", f"{name}_high"))
     return f"{value} ({low} – {high})"
 
