@@ -88,7 +88,7 @@ def open_results(store: str | Path) -> xr.Dataset:
     """
     path = Path(store) / "dataset.nc"
     if not path.exists():
-        raise FileNotFoundError(f"no dataset.nc in {Path(store)}: run the sweep to its end, or stop it once, first")
+        raise FileNotFoundError(f"no dataset.nc in {Path(store)}: run the sweep to its end first")
     return xr.open_dataset(path, engine="h5netcdf")
 
 

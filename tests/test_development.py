@@ -131,7 +131,7 @@ def test_misuse_is_told():
     with pytest.raises(ValueError, match="confidence must lie between 0 and 1"):
         stages(dataset, confidence=95.0)
     with pytest.raises(ValueError, match="tolerance is a share"):
-        stages(dataset, tolerance=-1)
+        stages(dataset, tolerance=-1.0)
     with pytest.raises(ValueError, match="steps must ascend"):
         stages(dataset.isel(checkpoint=slice(None, None, -1)))
 
