@@ -18,11 +18,11 @@ def test_training_passes_every_rank():
     assert levels[-1] == 32
 
 
-def check(dataset, tolerance):
+def check(dataset, tolerance, cap):
     assert [exact for exact, _, _ in plateaus(dataset)] == STAIRCASE
     for exact, value, error in plateaus(dataset):
         assert abs(value - exact) < tolerance * exact, (exact, value)
-        assert error < 0.05 * exact
+        assert error < cap * exact
 
 
 @pytest.mark.slow
@@ -30,7 +30,7 @@ def test_every_plateau_is_right_and_every_transition_found(tmp_path):
     dataset = run_demo(tmp_path, FULL, progress=False)
     assert dataset.sizes["checkpoint"] >= 60
     assert dataset.sizes["chain"] >= 4
-    check(dataset, 0.10)
+    check(dataset, 0.10, 0.05)
     stages = sltjax.stages(dataset)
     assert stages["exact_delta_llc"].tolist() == np.diff(STAIRCASE).tolist()
     assert (stages["kind"] == "A").all()
@@ -40,4 +40,4 @@ def test_every_plateau_is_right_and_every_transition_found(tmp_path):
 
 @pytest.mark.slow
 def test_the_quick_setting_is_rough_but_right(tmp_path):
-    check(run_demo(tmp_path, QUICK, progress=False), 0.15)
+    check(run_demo(tmp_path, QUICK, progress=False), 0.15, 0.15)
