@@ -46,7 +46,7 @@ def test_llc_is_exact_at_finite_steps(name, problem, stiffness):
 @pytest.mark.slow
 def test_bad_scaling_is_mixed_through_in_the_end(name):
     make, exact = SAMPLERS[name]
-    curvatures = np.array([1e-3, 10.0])  # precisions 1 and 1e4
+    curvatures = np.array([1e-3, 0.1])  # precisions 1 and 100: the slow one relaxes in 200 steps
     truth = quadratic(jax.random.key(1), curvatures, num_examples=64)
     step_size = 1.0 / (NBETA * curvatures.max())
     trace = draw(truth, make(step_size), 0.0, num_draws=50_000)
