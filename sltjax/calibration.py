@@ -5,8 +5,6 @@ singular loss may be flat, but where the posterior sends them. ε = 0.5 / κ is 
 4 / κ, which leaves the Leimkuhler–Matthews step a negligible bias, and room for batches to differ.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import LeimkuhlerMatthews
 from sltjax.samplers.noise import gaussian
-from sltjax.sampling import as_threefry, condition_all, draw_batch, sample_block
+from sltjax.sampling import alone, as_threefry, condition_all, draw_batch, sample_block
 from sltjax.schedule import Schedule
 from sltjax.types import Batch, Info, Params, RngKey, Sampler
 from sltjax.validation import count_examples
@@ -75,17 +73,26 @@ def calibrate(
     schedule = default_schedule(data, num_chains, num_draws, burn_in, thin, batch_size)
     if sampler is not None:
         return Calibration(sampler, schedule)
-    stacked = dataclasses.replace(posterior, anchor=jax.tree.map(lambda w: jnp.asarray(w)[None], posterior.anchor))
-    met = curvature_met(key, stacked, np.zeros(1, int), data, schedule.batch_size)[:, 0]
-    if not np.isfinite(met).all():
+    posteriors = condition_all(posterior.at(alone(posterior.anchor)), data, schedule.batch_size)
+    met = curvature_met(key, posteriors, np.zeros(1, int), data, schedule.batch_size)
+    return Calibration(stable_sampler(met), schedule, tuple(map(float, met[:, 0])))
+
+
+def stable_sampler(curvature: Float[np.ndarray, "round 1"]) -> LeimkuhlerMatthews:
+    """The default sampler for one checkpoint, from what `curvature_met` found.
+
+    Raises:
+        ValueError: there is no stable step size.
+    """
+    if not np.isfinite(curvature).all():
         raise ValueError(
             f"no step size from {FIRST_STEP_SIZES[0]:g} to {FIRST_STEP_SIZES[-1]:g} is stable at the checkpoint: the "
             "loss is not finite there, or its curvature is beyond measure; check the loss, or pass a sampler"
         )
-    return Calibration(default_sampler(float(step_size(met))), schedule, tuple(map(float, met)))
+    return default_sampler(float(step_size(curvature)[0]))
 
 
-def step_size(curvature: Float[np.ndarray, "round *checkpoint"]) -> Float[np.ndarray, "*checkpoint"] | np.floating:
+def step_size(curvature: Float[np.ndarray, "round checkpoint"]) -> Float[np.ndarray, " checkpoint"]:
     """ε for what `curvature_met` found; its first round is a guess at the anchor and does not count."""
     return STEP_TIMES_CURVATURE / curvature[1:].max(axis=0)
 
@@ -113,7 +120,7 @@ def default_schedule(
 
 def curvature_met(
     key: RngKey,
-    posterior: LocalPosterior,
+    posteriors: LocalPosterior,
     steps: Int[np.ndarray, " checkpoint"],
     data: Batch,
     batch_size: int,
@@ -122,7 +129,7 @@ def curvature_met(
 
     Args:
         key: consumed.
-        posterior: its anchor's leaves carry a leading [checkpoint] axis.
+        posteriors: as `condition_all` makes them, all leaves [checkpoint, ...].
         steps: training step of each checkpoint, which seeds its noise.
         data: pytree of arrays [n, ...].
         batch_size: examples a step.
@@ -134,11 +141,10 @@ def curvature_met(
     batch_key, near_key, *round_keys = jax.random.split(as_threefry(key), 2 + ROUNDS)
     batch = draw_batch(batch_key, data, batch_size)
     pilot = Schedule(num_chains=2, num_draws=4, burn_in=50, thin=50, batch_size=batch_size)
-    posteriors = condition_all(posterior, data, batch_size)
     found = [_curvature_a_step_away(near_key, posteriors, steps, batch)]
     for round_key in round_keys:
         sampler = default_sampler(STEP_TIMES_CURVATURE / found[-1])
-        _, trace = sample_block(round_key, posterior, steps, sampler, data, pilot, {"params": _position})
+        trace = sample_block(round_key, posteriors, steps, sampler, data, pilot, {"params": _position})
         met = np.asarray(_largest_curvature(near_key, posteriors, trace["params"], batch), np.float64)
         found.append(np.where(np.isfinite(met), met, 10 * found[-1]))  # pilots that diverged were too bold
     return np.stack(found)

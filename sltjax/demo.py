@@ -84,8 +84,9 @@ def save(run: Iterator[tuple[int, Params]], folder: Path) -> None:
     from orbax import checkpoint as ocp
 
     with ocp.CheckpointManager(folder.resolve()) as manager:
+        saved = set(manager.all_steps())
         for step, params in run:
-            if step not in manager.all_steps():
+            if step not in saved:
                 layers = {f"layer_{i}": np.asarray(w) for i, w in enumerate(params)}
                 manager.save(step, args=ocp.args.StandardSave({"params": layers}))
 

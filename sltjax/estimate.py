@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import jax
+import numpy as np
 
-from sltjax.calibration import calibrate, default_schedule
+from sltjax.calibration import curvature_met, default_schedule, stable_sampler
 from sltjax.estimators import llc
 from sltjax.losses import restrict
 from sltjax.posterior import LocalPosterior, default_nbeta
-from sltjax.sampling import sample
+from sltjax.sampling import alone, condition_all, sample_block
 from sltjax.types import Batch, Estimate, Loss, Params, RngKey, Sampler
 from sltjax.validation import as_float32, count_examples, validate
 
@@ -61,6 +62,10 @@ def estimate_llc(
     posterior = LocalPosterior(loss, params, nbeta, 1.0 if gamma is None else gamma)
     schedule = default_schedule(data, num_chains, num_draws, burn_in, thin, batch_size)
     validate(posterior, sampler, data, schedule)
+    posteriors = condition_all(posterior.at(alone(params)), data, schedule.batch_size)
     pilot_key, chain_key = jax.random.split(key)
-    numerics = calibrate(pilot_key, posterior, data, sampler=sampler, **schedule.asdict())
-    return llc(sample(chain_key, posterior, numerics.sampler, data, **schedule.asdict()), nbeta)
+    step = np.zeros(1, int)
+    if sampler is None:
+        sampler = stable_sampler(curvature_met(pilot_key, posteriors, step, data, schedule.batch_size))
+    trace = sample_block(chain_key, posteriors, step, sampler, data, schedule)
+    return llc(jax.tree.map(lambda x: x[0], trace), nbeta)

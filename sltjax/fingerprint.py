@@ -1,6 +1,5 @@
 """What makes two sweeps the same one: their loss, data, key and versions, as text that can be compared."""
 
-import dataclasses
 import hashlib
 import platform
 import re
@@ -58,7 +57,7 @@ def of_loss(posterior: LocalPosterior, data: Batch) -> dict[str, str]:
 
     def losses(anchor: Params, batch: Batch) -> Array:
         # As an argument: a behavioral loss captures its anchor, and must not depend on which checkpoint was first.
-        return dataclasses.replace(posterior, anchor=anchor).losses(anchor, batch)
+        return posterior.at(anchor).losses(anchor, batch)
 
     return {"name": name, "fingerprint": of_function(losses, posterior.anchor, batch)}
 

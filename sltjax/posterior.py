@@ -63,11 +63,13 @@ class LocalPosterior:
         """Whether every example's loss, and its gradient, is 0 at the anchor by construction."""
         return isinstance(self.loss, BehavioralLoss) and self.loss.anchor is None
 
+    def at(self, anchor: Params) -> "LocalPosterior":
+        """This posterior, around another checkpoint, or around a stack of them."""
+        return dataclasses.replace(self, anchor=anchor)
+
     def losses(self, params: Params, batch: Batch) -> Array:
         """Per-example losses of `params`, shape [batch]."""
-        loss = self.loss
-        if isinstance(loss, BehavioralLoss) and self.measures_anchor:
-            loss = loss.at(self.anchor)
+        loss = self.loss.at(self.anchor) if self.measures_anchor else self.loss
         return loss(params, batch)
 
     def condition(self, data: Batch, batch_size: int) -> "LocalPosterior":

@@ -19,7 +19,7 @@ from sltjax import observables as observe
 from sltjax.losses import BehavioralLoss
 from sltjax.posterior import LocalPosterior
 from sltjax.schedule import Schedule
-from sltjax.types import Batch, Info, Observable, RngKey, Sampler, Trace
+from sltjax.types import Batch, Info, Observable, Params, RngKey, Sampler, Trace
 from sltjax.validation import as_float32, validate
 
 DEFAULT_OBSERVABLES: Mapping[str, Observable] = {
@@ -63,26 +63,31 @@ def sample(
     """
     schedule = Schedule(num_chains, num_draws, burn_in, thin, batch_size)
     validate(posterior, sampler, data, schedule)
-    stacked = dataclasses.replace(posterior, anchor=jax.tree.map(lambda w: w[None], as_float32(posterior.anchor)))
-    _, trace = sample_block(key, stacked, jnp.zeros(1, int), sampler, data, schedule, observables)
+    posteriors = condition_all(posterior.at(alone(as_float32(posterior.anchor))), data, batch_size)
+    trace = sample_block(key, posteriors, np.zeros(1, int), sampler, data, schedule, observables)
     return jax.tree.map(lambda x: x[0], trace)
+
+
+def alone(params: Params) -> Params:
+    """The parameters as a stack of one checkpoint."""
+    return jax.tree.map(lambda w: jnp.asarray(w)[None], params)
 
 
 def sample_block(
     key: RngKey,
-    posterior: LocalPosterior,
+    posteriors: LocalPosterior,
     steps: Int[Array | np.ndarray, " checkpoint"],
     sampler: Sampler,
     data: Batch,
     schedule: Schedule,
     observables: Mapping[str, Observable] = DEFAULT_OBSERVABLES,
     on_chunk: Callable[[int], None] = lambda chain_steps: None,
-) -> tuple[LocalPosterior, Trace]:
+) -> Trace:
     """Draw from the posteriors around several checkpoints at once; nothing is validated.
 
     Args:
         key: the key of the whole sweep, the same for every block.
-        posterior: its anchor's leaves carry a leading [checkpoint] axis; nβ and γ are shared.
+        posteriors: as `condition_all` makes them, all leaves [checkpoint, ...].
         steps: training step of each checkpoint, which seeds its noise.
         sampler: its hyperparameters are scalars, or arrays [checkpoint].
         data: shared by all lanes.
@@ -91,11 +96,9 @@ def sample_block(
         on_chunk: told the chain-steps done since its last call.
 
     Returns:
-        The posteriors, stacked and conditioned on the data, and the trace:
         name -> array [checkpoint, chain, draw, ...].
     """
-    posterior = as_pytree(posterior)
-    lanes, states = _start(key, posterior, jnp.asarray(steps), sampler, data, schedule)
+    lanes, states = _start(key, posteriors, jnp.asarray(steps), sampler, schedule)
     total = schedule.burn_in_draws + schedule.num_draws
     num_lanes = len(steps) * schedule.num_chains
     recorded: list[Trace] = []
@@ -110,8 +113,7 @@ def sample_block(
     recorded[-1] = jax.device_get(recorded[-1])
     on_chunk((total - first) * schedule.thin * num_lanes)
     kept = slice(schedule.burn_in_draws, total)
-    whole = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=2)[:, :, kept], *recorded)
-    return lanes.posteriors, whole
+    return jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=2)[:, :, kept], *recorded)
 
 
 @struct.dataclass
@@ -124,12 +126,7 @@ class _Lanes:
 
 @jax.jit
 def _start(
-    key: RngKey,
-    posterior: LocalPosterior,
-    steps: Array,
-    sampler: Sampler,
-    data: Batch,
-    schedule: Schedule,
+    key: RngKey, posteriors: LocalPosterior, steps: Array, sampler: Sampler, schedule: Schedule
 ) -> tuple[_Lanes, Any]:
     batch_key, noise_key, start_key = jax.random.split(as_threefry(key), 3)
     chains = jnp.arange(schedule.num_chains)
@@ -141,7 +138,6 @@ def _start(
     def start(sampler: Sampler, keys: Array, anchor: Any) -> Any:
         return jax.vmap(sampler.init, in_axes=(0, None))(keys, anchor)
 
-    posteriors = condition_all(posterior, data, schedule.batch_size)
     samplers = jax.tree.map(lambda x: jnp.broadcast_to(jnp.float32(x), steps.shape), sampler)
     states = jax.vmap(start)(samplers, lane_keys(start_key), posteriors.anchor)
     return _Lanes(posteriors, samplers, lane_keys(noise_key), batch_key), states
@@ -192,23 +188,15 @@ def _advance(
 
 
 def condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:
-    """Posteriors around a stack of anchors, each conditioned on the data; all leaves get a [checkpoint] axis."""
-    return _condition_all(as_pytree(posterior), data, batch_size)
+    """The posteriors around a stack of anchors, each conditioned on the data; all leaves get a [checkpoint] axis."""
+    if not isinstance(posterior.loss, BehavioralLoss):  # a plain function is no pytree
+        posterior = dataclasses.replace(posterior, loss=jax.tree_util.Partial(posterior.loss))
+    return _condition_all(posterior, data, batch_size)
 
 
 @partial(jax.jit, static_argnums=2)
 def _condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:
-    def condition(anchor: Any) -> LocalPosterior:
-        return dataclasses.replace(posterior, anchor=anchor).condition(data, batch_size)
-
-    return jax.vmap(condition)(posterior.anchor)
-
-
-def as_pytree(posterior: LocalPosterior) -> LocalPosterior:
-    """The posterior with its loss as a pytree, which a plain function is not."""
-    if isinstance(posterior.loss, BehavioralLoss | jax.tree_util.Partial):
-        return posterior
-    return dataclasses.replace(posterior, loss=jax.tree_util.Partial(posterior.loss))
+    return jax.vmap(lambda anchor: posterior.at(anchor).condition(data, batch_size))(posterior.anchor)
 
 
 def draw_batch(key: Array, data: Batch, batch_size: int) -> Batch:

@@ -1,8 +1,6 @@
 """How many chains run, for how long, on how large batches."""
 
-import dataclasses
 import math
-from typing import Any
 
 from flax import struct
 
@@ -26,10 +24,6 @@ class Schedule:
     burn_in: int = struct.field(pytree_node=False)
     thin: int = struct.field(pytree_node=False)
     batch_size: int = struct.field(pytree_node=False)
-
-    def asdict(self) -> dict[str, Any]:
-        """The attributes by name, as `sample` and `calibrate` take them."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @property
     def burn_in_draws(self) -> int:

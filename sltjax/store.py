@@ -137,7 +137,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(error.errno, f"could not write {len(content):,} bytes: {error.strerror}", str(path)) from error
+        reason = error.strerror or error
+        raise OSError(error.errno, f"could not write {len(content):,} bytes: {reason}", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -1,7 +1,5 @@
 """The boundary: what sampling could only turn into a wrong number is refused here, once, with a remedy."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,7 +101,7 @@ def validate_loss(posterior: LocalPosterior, data: Batch) -> None:
     batch = jax.tree.map(lambda x: x[:size], data)
 
     def losses(anchor: Params) -> Array:
-        return dataclasses.replace(posterior, anchor=anchor).losses(anchor, batch)
+        return posterior.at(anchor).losses(anchor, batch)
 
     shape = jax.eval_shape(losses, posterior.anchor).shape
     if shape != (size,):

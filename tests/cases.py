@@ -22,3 +22,9 @@ QUADRATICS = {
     "flat direction": (np.array([0.0, 1.0, 3.0]), 50.0),
 }
 NBETA = 1000.0
+
+
+def assert_agrees(estimate, exact, cap, bias=0.0):
+    """Within four standard errors, which are capped so that noise cannot pass for agreement."""
+    assert estimate.std_error < cap * exact
+    assert abs(estimate.value - exact) < 4 * estimate.std_error + bias * exact

@@ -97,3 +97,11 @@ def run(
             "skipped": json.dumps([["step_7", "no number in its name"]]),
         },
     )
+
+
+def noisy_staircase(n: int, **keywords) -> xr.Dataset:
+    """A staircase run with std errors of 0.3 and the exact levels; keywords as `run` takes them."""
+    rng = np.random.default_rng(0)
+    llc, rises = staircase(n, rng)
+    exact = np.array(STAIRCASE)[np.sum([np.arange(n) >= stop for _, stop in rises], axis=0)]
+    return run(even(n), llc + 0.3 * rng.standard_normal(n), 0.3, exact=exact, **keywords)

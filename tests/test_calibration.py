@@ -5,6 +5,7 @@ import pytest
 
 import sltjax
 from sltjax.calibration import curvature_met, step_size
+from sltjax.sampling import condition_all
 
 DATA = jnp.ones(100)
 
@@ -37,7 +38,7 @@ def test_calibration_keeps_what_it_is_given():
 
 def test_a_checkpoint_is_calibrated_by_itself():
     def alone(anchors, steps):
-        problem = posterior(lambda w: jnp.sum(w**4), jnp.asarray(anchors))
+        problem = condition_all(posterior(lambda w: jnp.sum(w**4), jnp.asarray(anchors)), DATA, 100)
         return step_size(curvature_met(jax.random.key(0), problem, np.array(steps), DATA, 100))
 
     pair = alone([[0.0, 0.0], [1.0, 0.5]], [3, 8])

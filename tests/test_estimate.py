@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import assert_agrees
 
 import sltjax
 from sltjax.truth import deep_linear, localized_llc, quadratic, quasi_homogeneous
 
 
-def close(estimate, exact, bias=0.0, cap=0.03):
-    assert estimate.std_error < cap * exact
-    assert abs(estimate.value - exact) < 4 * estimate.std_error + bias * exact
+def close(estimate, exact, bias=0.0):
+    assert_agrees(estimate, exact, cap=0.03, bias=bias)
 
 
 @pytest.mark.parametrize("curvatures", [[1.0, 2.0, 5.0, 0.0], [0.1] * 4])

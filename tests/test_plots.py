@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from synthetic import STAIRCASE, even, logarithmic, run, staircase
+from synthetic import even, logarithmic, noisy_staircase, run
 
 from sltjax import plots
 from sltjax.development import stages
@@ -12,11 +12,7 @@ from sltjax.development import stages
 
 @pytest.fixture(scope="module")
 def dataset():
-    rng = np.random.default_rng(0)
-    llc, rises = staircase(80, rng)
-    exact = np.array(STAIRCASE)[np.sum([np.arange(80) >= stop for _, stop in rises], axis=0)]
-    noisy = llc + 0.3 * rng.standard_normal(80)
-    return run(even(80), noisy, 0.3, exact=exact, failed={11: "NaN", 30: "cut"}, warned={40: "R-hat 1.3"})
+    return noisy_staircase(80, failed={11: "NaN", 30: "cut"}, warned={40: "R-hat 1.3"})
 
 
 def labels(ax):

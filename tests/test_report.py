@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from synthetic import STAIRCASE, even, run, staircase
+from synthetic import even, noisy_staircase, run
 
 from sltjax.development import stages
 from sltjax.report import page, write_report
@@ -41,11 +41,7 @@ def parsed(text):
 
 @pytest.fixture(scope="module")
 def dataset():
-    rng = np.random.default_rng(0)
-    llc, rises = staircase(60, rng)
-    exact = np.array(STAIRCASE)[np.sum([np.arange(60) >= stop for _, stop in rises], axis=0)]
-    noisy = llc + 0.3 * rng.standard_normal(60)
-    made = run(even(60), noisy, 0.3, exact=exact, failed=REASONS, warned={40: "R-hat 1.31: draw longer"})
+    made = noisy_staircase(60, failed=REASONS, warned={40: "R-hat 1.31: draw longer"})
     made.attrs["title"] = "<script>alert(1)</script> run"
     made.attrs["skipped"] = json.dumps([["<img src=x>", "no number in its name"]])
     return made

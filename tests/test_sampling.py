@@ -5,7 +5,7 @@ import pytest
 
 import sltjax
 from sltjax import schedule as schedule_module
-from sltjax.sampling import sample_block
+from sltjax.sampling import condition_all, sample_block
 from sltjax.schedule import Schedule
 
 DATA = jax.random.normal(jax.random.key(3), (50, 3))
@@ -20,10 +20,13 @@ def anchors(steps):
     return {"w": jnp.stack([jnp.array([0.1, 0.2, 0.3]) * (1 + step) for step in steps])}
 
 
+def posteriors(steps):
+    return condition_all(sltjax.LocalPosterior(loss, anchors(steps), 5.0, 1.0), DATA, 10)
+
+
 def run(steps, schedule=SCHEDULE, step_size=1e-3, **keywords):
-    posterior = sltjax.LocalPosterior(loss, anchors(steps), 5.0, 1.0)
     key = keywords.pop("key", jax.random.key(0))
-    return sample_block(key, posterior, np.array(steps), sltjax.SGLD(step_size), DATA, schedule, **keywords)[1]
+    return sample_block(key, posteriors(steps), np.array(steps), sltjax.SGLD(step_size), DATA, schedule, **keywords)
 
 
 def test_shapes():
@@ -68,11 +71,10 @@ def test_what_is_recorded_is_seen_before_the_step_with_a_fresh_batch():
 
 
 def test_a_lost_lane_touches_no_other():
-    posterior = sltjax.LocalPosterior(loss, anchors([0, 1, 2]), 5.0, 1.0)
-
     def both(step_sizes):
         sampler = sltjax.SGLD(np.array(step_sizes, np.float32))
-        return sample_block(jax.random.key(0), posterior, np.arange(3), sampler, DATA, SCHEDULE)[1]["delta_loss"]
+        trace = sample_block(jax.random.key(0), posteriors([0, 1, 2]), np.arange(3), sampler, DATA, SCHEDULE)
+        return trace["delta_loss"]
 
     sound, one_lost = both([1e-3, 1e-3, 1e-3]), both([1e-3, 1e9, 1e-3])
     assert not np.isfinite(one_lost[1]).all()

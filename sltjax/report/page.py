@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from sltjax import plots
+from sltjax.store import write_atomically
 
 _NEEDED = ("step", "llc", "llc_std_error", "status", "ok", "verdict")
 _KINDS = {
@@ -62,7 +62,10 @@ def write_report(dataset: xr.Dataset, stages: pd.DataFrame, path: str | os.PathL
         lstrip_blocks=True,
     )
     page = environment.get_template("template.html.j2").render(_content(dataset, stages))
-    return _put(Path(path), page)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page.encode())
+    return path
 
 
 def _content(dataset: xr.Dataset, stages: pd.DataFrame) -> dict[str, Any]:
@@ -249,17 +252,3 @@ def _svg(figure: Figure) -> Markup:
     text = re.sub(r'<svg (.*?)width="[^"]*pt"', r"<svg \1", re.sub(r' height="[^"]*pt"', "", text, count=1), count=1)
     label = 'role="img" aria-label="λ̂, loss and metrics over training; the tables below give the numbers"'
     return Markup(text.replace("<svg ", f"<svg {label} ", 1))
-
-
-def _put(path: Path, page: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-        Path(beside).chmod(0o644)
-        os.replace(beside, path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-    return path

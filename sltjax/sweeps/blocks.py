@@ -13,7 +13,7 @@ from sltjax.calibration import curvature_met, default_sampler, step_size
 from sltjax.checkpoints import CheckpointError, Source, digest, read_ahead
 from sltjax.posterior import LocalPosterior
 from sltjax.results import METRIC, OBSERVED
-from sltjax.sampling import sample_block
+from sltjax.sampling import condition_all, sample_block
 from sltjax.schedule import Schedule
 from sltjax.store import DamagedUnitError, Store, StoreError, Unit
 from sltjax.sweeps.manifest import Metric
@@ -113,10 +113,10 @@ class Job:
         slots = [step if step in usable else filler for step in steps]
         slots += [filler] * (self.block_size - len(slots))
         anchors = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(usable[step] for step in slots))
-        posterior = dataclasses.replace(self.posterior, anchor=anchors)
-        sampler = self._calibrated(posterior, np.asarray(slots)) if self.sampler is None else self.sampler
-        posteriors, trace = sample_block(
-            self.key, posterior, np.asarray(slots), sampler, self.data, self.schedule, on_chunk=bar.advance
+        posteriors = condition_all(self.posterior.at(anchors), self.data, self.schedule.batch_size)
+        sampler = self._calibrated(posteriors, np.asarray(slots)) if self.sampler is None else self.sampler
+        trace = sample_block(
+            self.key, posteriors, np.asarray(slots), sampler, self.data, self.schedule, on_chunk=bar.advance
         )
         stacked = {
             "anchor_loss": posteriors.anchor_loss,
@@ -129,11 +129,11 @@ class Job:
             if step in usable:
                 yield step, {name: _storable(np.asarray(values[slot])) for name, values in whole.items()}
 
-    def _calibrated(self, posterior: LocalPosterior, steps: Int[np.ndarray, " checkpoint"]) -> Sampler:
+    def _calibrated(self, posteriors: LocalPosterior, steps: Int[np.ndarray, " checkpoint"]) -> Sampler:
         """One rule for the whole sweep, which gives every checkpoint the step that its own curvature allows."""
         pilot_key = jax.random.fold_in(self.key, 2**32 - 1)
-        met = curvature_met(pilot_key, posterior, steps, self.data, self.schedule.batch_size)
-        return default_sampler(np.asarray(step_size(met)))
+        met = curvature_met(pilot_key, posteriors, steps, self.data, self.schedule.batch_size)
+        return default_sampler(step_size(met))
 
 
 @partial(jax.jit, static_argnums=0)
