@@ -99,7 +99,7 @@ class LocalPosterior:
             if terms.correction is not None:
                 delta_loss -= optax.tree.vdot(terms.correction, offset)
             value = self.nbeta * delta_loss + self.gamma / 2 * squared_distance
-            return value, Measured(delta_loss, jnp.sqrt(squared_distance))
+            return value, Measured(delta_loss, jnp.sqrt(squared_distance), optax.tree.scale(self.gamma, offset))
 
         return potential
 

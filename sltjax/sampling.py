@@ -18,6 +18,7 @@ from jaxtyping import Array, Int
 from sltjax import observables as observe
 from sltjax.losses import BehavioralLoss
 from sltjax.posterior import LocalPosterior
+from sltjax.samplers.adaptation import set_learning
 from sltjax.schedule import Schedule
 from sltjax.types import Batch, Info, Observable, Params, RngKey, Sampler, Trace
 from sltjax.validation import as_float32, validate
@@ -156,6 +157,7 @@ def _advance(
 ) -> tuple[Any, Trace]:
     def step(states: Any, time: Array) -> tuple[Any, Info]:
         batch = draw_batch(jax.random.fold_in(lanes.batch_key, time), data, schedule.batch_size)
+        states = set_learning(states, time < schedule.burn_in_steps)
 
         def chains(states: Any, keys: Array, posterior: LocalPosterior, sampler: Sampler) -> tuple[Any, Info]:
             potential = posterior.potential(batch, posterior.anchor_terms(batch))

@@ -31,6 +31,11 @@ class Schedule:
         return math.ceil(self.burn_in / self.thin)
 
     @property
+    def burn_in_steps(self) -> int:
+        """Steps before the first draw, in which samplers adapt."""
+        return self.burn_in_draws * self.thin
+
+    @property
     def chunk(self) -> int:
         """Draws a visit to the host."""
         return math.ceil((self.burn_in_draws + self.num_draws) / CHUNKS)

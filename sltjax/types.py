@@ -1,7 +1,7 @@
 """The nouns that every other module speaks: losses, potentials, samplers, observables, traces, estimates."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from flax import struct
@@ -30,10 +30,12 @@ class Measured:
     Attributes:
         delta_loss: ΔL_B(w), a scalar; its mean over batches is L_n(w) − L_n(w*).
         distance: |w − w*|, a scalar.
+        pull: γ(w − w*), the localisation's part of ∇U_B, like the parameters; costs nothing where it is not used.
     """
 
     delta_loss: Scalar
     distance: Scalar
+    pull: Params
 
 
 Potential: TypeAlias = Callable[[Params], tuple[Array, Measured]]
@@ -48,16 +50,26 @@ class Info:
         params: that position, drawn without knowledge of the step's batch.
         potential: U_B there, a scalar.
         measured: what the potential measured there.
+        acceptance: probability with which the step was accepted; 1 where a sampler rejects nothing.
     """
 
     params: Params
     potential: Scalar
     measured: Measured
+    acceptance: Scalar = 1.0
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A frozen pytree of hyperparameters with two pure methods; arrays as hyperparameters may be vmapped over."""
+    """A frozen pytree of hyperparameters with two pure methods; arrays as hyperparameters may be vmapped over.
+
+    Parts of its state that are `samplers.adaptation.Adapted` are learnt in burn-in and kept while drawing.
+
+    Attributes:
+        needs_full_data: whether it compares potentials between steps, which then must be the same one.
+    """
+
+    needs_full_data: ClassVar[bool]
 
     def init(self, key: RngKey, params: Params) -> Any:
         """Return the state of a chain that starts at `params`."""

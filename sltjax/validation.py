@@ -28,6 +28,11 @@ def validate(posterior: LocalPosterior, sampler: Sampler | None, data: Batch, sc
         if not (np.all(np.isfinite(value)) and np.all(np.asarray(value) > 0)):
             name = jax.tree_util.keystr(path)
             raise ValueError(f"the sampler's {name} must be positive and finite, got {value}")
+    if sampler is not None and sampler.needs_full_data and schedule.batch_size != num_examples:
+        raise ValueError(
+            f"{type(sampler).__name__} accepts or rejects by U over the full data: set batch_size to {num_examples},"
+            f" got {schedule.batch_size}; or use a sampler for batches, such as SGLD"
+        )
     as_float32(posterior.anchor)
     validate_loss(posterior, data)
 

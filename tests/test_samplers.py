@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from cases import NBETA, QUADRATICS, SAMPLERS, assert_agrees
 
@@ -85,7 +86,7 @@ def test_dtype_and_structure_are_kept(name):
 
     def potential(w):
         value = sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(w))
-        return value, sltjax.types.Measured(value, value)
+        return value, sltjax.types.Measured(value, value, optax.tree.zeros_like(w))
 
     state, info = sampler.step(jax.random.key(1), sampler.init(jax.random.key(0), params), potential)
     for moved in (state.params, info.params):
@@ -101,7 +102,7 @@ def test_one_compilation_serves_many_step_sizes(name):
 
     def potential(w):
         traces.append(1)
-        return jnp.sum(w**2), sltjax.types.Measured(jnp.sum(w**2), jnp.sum(w**2))
+        return jnp.sum(w**2), sltjax.types.Measured(jnp.sum(w**2), jnp.sum(w**2), jnp.zeros_like(w))
 
     @jax.jit
     def step(sampler, w):
