@@ -8,12 +8,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sltjax.calibration import Calibration, calibrate
+from sltjax.definition import llc_curve
+from sltjax.diagnostics import UnhealthyError
 from sltjax.estimate import estimate_llc
-from sltjax.estimators import llc
+from sltjax.estimators import llc, localisation_bias, multiplicity_correction, two_temperature_llc
 from sltjax.losses import behavioral_loss, kl_divergence, restrict, squared_distance
 from sltjax.models import from_linen, from_nnx
 from sltjax.posterior import LocalPosterior, default_nbeta
-from sltjax.samplers import SGLD, LeimkuhlerMatthews
+from sltjax.samplers import (
+    GHMC,
+    HMC,
+    MALA,
+    NUTS,
+    SGHMC,
+    SGLD,
+    SGNHT,
+    LeimkuhlerMatthews,
+    UnderdampedLangevin,
+    adam,
+    identity,
+    newton,
+    rmsprop,
+)
 from sltjax.sampling import sample
 from sltjax.types import Estimate, Health
 
@@ -36,13 +52,22 @@ _LATE = {
 }
 
 __all__ = [
+    "GHMC",
+    "HMC",
+    "MALA",
+    "NUTS",
+    "SGHMC",
     "SGLD",
+    "SGNHT",
     "Calibration",
     "Estimate",
     "Health",
     "LeimkuhlerMatthews",
     "LocalPosterior",
     "StoreError",
+    "UnderdampedLangevin",
+    "UnhealthyError",
+    "adam",
     "behavioral_loss",
     "calibrate",
     "checkpoints",
@@ -50,15 +75,22 @@ __all__ = [
     "estimate_llc",
     "from_linen",
     "from_nnx",
+    "identity",
     "kl_divergence",
     "llc",
+    "llc_curve",
+    "localisation_bias",
+    "multiplicity_correction",
+    "newton",
     "open_results",
     "restrict",
+    "rmsprop",
     "sample",
     "squared_distance",
     "stages",
     "sweep",
     "truth",
+    "two_temperature_llc",
 ]
 
 

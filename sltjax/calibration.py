@@ -1,30 +1,82 @@
 """Numerics chosen for the posterior at hand; the definition (loss, data, nβ, γ) is never touched.
 
-The step size comes from the largest curvature κ of the potential that chains meet: not at the anchor, where a
-singular loss may be flat, but where the posterior sends them. ε = 0.5 / κ is an eighth of the stability bound
-4 / κ, which leaves the Leimkuhler–Matthews step a negligible bias, and room for batches to differ.
+Where the full data can be afforded at every step, chains are GHMC: exact at any step size, and self-adjusting in
+burn-in. Batches gain little against it at nβ = n/log n: their noise heats a chain in proportion to how far it
+moves in a step, so that a batch k times smaller needs steps that carry k times less far. Where the full data
+cannot be afforded, chains are underdamped Langevin, as fast as batch noise allows.
+
+Lengths come from a pilot: how many steps one effective draw takes, and how much a draw scatters.
 """
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-from flax import struct
-from jaxtyping import Array, Float, Int
+import math
+import time
+from dataclasses import dataclass, replace
 
+import jax
+import numpy as np
+from flax import struct
+from jaxtyping import Float, Int
+
+from sltjax import observables as observe
+from sltjax.curvature import STEP_TIMES_CURVATURE, batch_heat, curvature_a_step_away, curvature_met
+from sltjax.diagnostics import MAX_RHAT, MIN_ESS
+from sltjax.estimators import llc
 from sltjax.posterior import LocalPosterior
-from sltjax.samplers import LeimkuhlerMatthews
-from sltjax.samplers.noise import gaussian
+from sltjax.samplers import GHMC, Newton, UnderdampedLangevin
 from sltjax.sampling import alone, as_threefry, condition_all, draw_batch, sample_block
 from sltjax.schedule import Schedule
-from sltjax.types import Batch, Info, Params, RngKey, Sampler
-from sltjax.validation import count_examples
+from sltjax.types import Batch, Estimate, RngKey, Sampler
+from sltjax.validation import as_float32, count_examples, validate
 
-STEP_TIMES_CURVATURE = 0.5
-ROUNDS = 4
-POWER_ITERATIONS = 20
-FIRST_STEP_SIZES = 10.0 ** np.arange(-14.0, 2.5, 0.5)
-TINY = 1e-30
+ERROR = 0.01
+AFFORDABLE = 5e9  # FLOPs of one chain's gradient over the full data
+ALL_AFFORDABLE = 4e13  # FLOPs of a checkpoint
+BATCH_SIZE = 1024
+MAX_CHAINS = 16
+CHEAP = 4e7  # FLOPs of all chains' gradients at which a step still costs what its overhead does
+THIN = 4
+PILOT_BURN_IN, PILOT_DRAWS = 1000, 250
+MIN_DRAWS, MAX_DRAWS = 500, 20_000
+MAX_THINNING = 16
+MARGIN = 1.5  # a pilot knows its own autocorrelation to about a third
+FASTEST = 19.0  # (1 + a)/(1 − a) at persistence a = 0.9
+SLOWEST = 1e-2
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user has settled of the numerics; None leaves it to be chosen, as `calibrate` says."""
+
+    sampler: Sampler | None = None
+    num_chains: int | None = None
+    num_draws: int | None = None
+    burn_in: int | None = None
+    thin: int | None = None
+    batch_size: int | None = None
+    error: float = ERROR
+    max_chain_steps: int | None = None
+    max_seconds: float | None = None
+
+    def validate(self, posterior: LocalPosterior, data: Batch) -> None:
+        """Refuse what cannot work, before anything is spent.
+
+        Raises:
+            ValueError, TypeError: the message says what would.
+        """
+        for name in ("error", "max_chain_steps", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be positive and finite, got {value}")
+        schedule = Schedule(
+            num_chains=4 if self.num_chains is None else self.num_chains,
+            num_draws=MAX_DRAWS if self.num_draws is None else self.num_draws,
+            burn_in=0 if self.burn_in is None else self.burn_in,
+            thin=THIN if self.thin is None else self.thin,
+            batch_size=1 if self.batch_size is None else self.batch_size,
+        )
+        if self.batch_size is None and self.sampler is not None and self.sampler.needs_full_data:
+            schedule = replace(schedule, batch_size=count_examples(data))
+        validate(posterior, self.sampler, data, schedule)
 
 
 @struct.dataclass
@@ -32,14 +84,29 @@ class Calibration:
     """Numerics, and what they were chosen from.
 
     Attributes:
-        sampler: with its step size set.
+        sampler: with its hyperparameters set; those that differ between checkpoints are [checkpoint].
         schedule: lengths and sizes.
-        curvature: the largest curvature of U met in each round of pilot chains; empty if the sampler was given.
+        pilot: what the pilot chains estimated, one a checkpoint; empty if nothing was left to choose.
+        acceptance: the pilot's mean acceptance, [checkpoint]; 1 where nothing is rejected.
+        heat: the share of λ̂ that batch noise is expected to add, [checkpoint]; 0 on full data.
+        pilot_steps: chain-steps spent.
+        seconds: what sampling these checkpoints will take, by the speed of the pilot; NaN if there was none.
+        wanted_draws: draws a chain that the error asked for would take, where the budget allows fewer.
     """
 
     sampler: Sampler
     schedule: Schedule
-    curvature: tuple[float, ...] = struct.field(pytree_node=False, default=())
+    pilot: tuple[Estimate, ...] = struct.field(pytree_node=False, default=())
+    acceptance: Float[np.ndarray, " checkpoint"] | None = None
+    heat: Float[np.ndarray, " checkpoint"] | None = None
+    pilot_steps: int = struct.field(pytree_node=False, default=0)
+    seconds: float = struct.field(pytree_node=False, default=math.nan)
+    wanted_draws: int = struct.field(pytree_node=False, default=0)
+
+    @property
+    def chain_steps(self) -> int:
+        """The cost of sampling one checkpoint: steps times chains."""
+        return self.schedule.num_steps * self.schedule.num_chains
 
 
 def calibrate(
@@ -48,11 +115,14 @@ def calibrate(
     data: Batch,
     *,
     sampler: Sampler | None = None,
-    num_chains: int = 4,
+    num_chains: int | None = None,
     num_draws: int | None = None,
     burn_in: int | None = None,
     thin: int | None = None,
     batch_size: int | None = None,
+    error: float = ERROR,
+    max_chain_steps: int | None = None,
+    max_seconds: float | None = None,
 ) -> Calibration:
     """Choose the numerics that are left at None.
 
@@ -60,146 +130,193 @@ def calibrate(
         key: consumed.
         posterior: loss, anchor, nβ and γ.
         data: pytree of arrays [n, ...].
-        sampler: None for `LeimkuhlerMatthews` at the step size found.
-        num_chains: chains a checkpoint.
-        num_draws: None for 2000.
-        burn_in: None for as many steps as half of those of the draws.
-        thin: None for 2.
-        batch_size: None for 512, or all of the data where that is fewer.
+        sampler: None for `GHMC` where all the data can be afforded at every step, else `UnderdampedLangevin`.
+        num_chains: None for 4 to 16, more where a gradient is cheap.
+        num_draws: recorded draws a chain; None for as many as `error` takes by the pilot's measure.
+        burn_in: steps before the first draw; None for a quarter of the steps that follow, at least the pilot's.
+        thin: steps a draw; None for 4, or more where neighbouring draws are nearly the same.
+        batch_size: None for all the data where its gradient takes under 5 GFLOP a chain, else 1024.
+        error: the share of λ̂ to which the standard error is to come, and likewise the heat of batches.
+        max_chain_steps: steps times chains that pilot and sampling may take together; None for 40 TFLOP.
+        max_seconds: the same in seconds, by the pilot's speed on this machine, compilation apart.
+
+    Returns:
+        Sampler and schedule, and what the pilot saw; `chain_steps` is what sampling will cost.
 
     Raises:
-        ValueError: the potential is not finite, or beyond measure, at every distance that was tried.
+        ValueError, TypeError: an argument that cannot work, or no step size at which the potential is finite.
     """
-    schedule = default_schedule(data, num_chains, num_draws, burn_in, thin, batch_size)
-    if sampler is not None:
-        return Calibration(sampler, schedule)
-    posteriors = condition_all(posterior.at(alone(posterior.anchor)), data, schedule.batch_size)
-    met = curvature_met(key, posteriors, np.zeros(1, int), data, schedule.batch_size)
-    return Calibration(stable_sampler(met), schedule, tuple(map(float, met[:, 0])))
+    asked = Asked(sampler, num_chains, num_draws, burn_in, thin, batch_size, error, max_chain_steps, max_seconds)
+    asked.validate(posterior, data)
+    cost = gradient_flops(posterior, data)
+    size = choose_batch_size(asked, cost, count_examples(data))
+    posteriors = condition_all(posterior.at(alone(as_float32(posterior.anchor))), data, size)
+    return choose(key, posteriors, np.zeros(1, int), data, asked, size, cost)
 
 
-def stable_sampler(curvature: Float[np.ndarray, "round 1"]) -> LeimkuhlerMatthews:
-    """The default sampler for one checkpoint, from what `curvature_met` found.
-
-    Raises:
-        ValueError: there is no stable step size.
-    """
-    if not np.isfinite(curvature).all():
-        raise ValueError(
-            f"no step size from {FIRST_STEP_SIZES[0]:g} to {FIRST_STEP_SIZES[-1]:g} is stable at the checkpoint: the "
-            "loss is not finite there, or its curvature is beyond measure; check the loss, or pass a sampler"
-        )
-    return default_sampler(float(step_size(curvature)[0]))
+def gradient_flops(posterior: LocalPosterior, data: Batch) -> float:
+    """FLOPs of the gradient at one example, by XLA's count: thrice those of the loss."""
+    few = jax.tree.map(lambda x: jax.ShapeDtypeStruct((8, *x.shape[1:]), x.dtype), data)
+    anchor = jax.tree.map(lambda w: jax.ShapeDtypeStruct(np.shape(w), np.float32), posterior.anchor)
+    lowered = jax.jit(lambda w, batch: posterior.at(w).losses(w, batch)).lower(anchor, few)
+    return 3 * max((lowered.cost_analysis() or {}).get("flops", 0.0), 1.0) / 8
 
 
-def step_size(curvature: Float[np.ndarray, "round checkpoint"]) -> Float[np.ndarray, " checkpoint"]:
-    """ε for what `curvature_met` found; its first round is a guess at the anchor and does not count."""
-    return STEP_TIMES_CURVATURE / curvature[1:].max(axis=0)
+def choose_batch_size(asked: Asked, cost: float, num_examples: int) -> int:
+    """All the data, or a batch: fixed before conditioning, since the two need to know other things at w*."""
+    if asked.batch_size is not None:
+        return asked.batch_size
+    full_data = cost * num_examples <= AFFORDABLE if asked.sampler is None else asked.sampler.needs_full_data
+    return num_examples if full_data else min(BATCH_SIZE, num_examples)
 
 
-def default_sampler(step_size: float | np.ndarray) -> LeimkuhlerMatthews:
-    """The sampler used where none is given: the one of least bias at the price of SGLD."""
-    return LeimkuhlerMatthews(step_size)
-
-
-def default_schedule(
+def choose(
+    key: RngKey,
+    posteriors: LocalPosterior,
+    steps: Int[np.ndarray, " checkpoint"],
     data: Batch,
-    num_chains: int,
-    num_draws: int | None = None,
-    burn_in: int | None = None,
-    thin: int | None = None,
-    batch_size: int | None = None,
-) -> Schedule:
-    """The lengths and sizes used where none are given; see `calibrate`."""
-    thin = 2 if thin is None else thin
-    num_draws = 2000 if num_draws is None else num_draws
-    burn_in = num_draws * thin // 2 if burn_in is None else burn_in
-    batch_size = min(512, count_examples(data)) if batch_size is None else batch_size
-    return Schedule(num_chains, num_draws, burn_in, thin, batch_size)
+    asked: Asked,
+    batch_size: int,
+    cost: float,
+) -> Calibration:
+    """What `calibrate` does, for a stack of checkpoints that are to share one schedule; nothing is validated.
+
+    Args:
+        key: consumed.
+        posteriors: as `condition_all` makes them, all leaves [checkpoint, ...].
+        steps: training step of each checkpoint.
+        data: pytree of arrays [n, ...].
+        asked: what is settled.
+        batch_size: as `choose_batch_size` says.
+        cost: FLOPs of the gradient at one example.
+    """
+    rule_key, pilot_key = jax.random.split(as_threefry(key))
+    sampler, heat = asked.sampler, np.zeros(len(steps))
+    if sampler is None:
+        sampler, heat = default_sampler(rule_key, posteriors, steps, data, batch_size, asked.error)
+    num_chains = asked.num_chains or _num_chains(cost * batch_size)
+    affordable = int(ALL_AFFORDABLE / (cost * batch_size))
+    most = asked.max_chain_steps or max(affordable, 100 * num_chains)
+    pilot = _pilot_schedule(asked, num_chains, batch_size, most // num_chains)
+    if asked.num_draws is not None and asked.thin is not None:
+        burn_in = asked.num_draws * asked.thin // 4 if asked.burn_in is None else asked.burn_in
+        return Calibration(sampler, replace(pilot, num_draws=asked.num_draws, burn_in=burn_in, thin=asked.thin))
+    clock = _Clock()
+    observables = {"delta_loss": observe.delta_loss, "acceptance": observe.acceptance}
+    trace = sample_block(pilot_key, posteriors, steps, sampler, data, pilot, observables, clock.tick)
+    nbeta = np.asarray(posteriors.nbeta)
+    seen = tuple(llc({"delta_loss": trace["delta_loss"][c]}, float(nbeta[c])) for c in range(len(steps)))
+    spent = pilot.num_steps * num_chains
+    if asked.max_seconds is not None:
+        most = min(most, int(asked.max_seconds / clock.seconds_a_step(len(steps))))
+    schedule, wanted = _lengths(asked, pilot, seen, (most - spent) // num_chains)
+    return Calibration(
+        sampler,
+        schedule,
+        seen,
+        trace["acceptance"].mean(axis=(1, 2)),
+        heat,
+        spent,
+        clock.seconds_a_step(1) * schedule.num_steps * num_chains,
+        wanted,
+    )
 
 
-def curvature_met(
+def default_sampler(
     key: RngKey,
     posteriors: LocalPosterior,
     steps: Int[np.ndarray, " checkpoint"],
     data: Batch,
     batch_size: int,
-) -> Float[np.ndarray, "round checkpoint"]:
-    """The largest |eigenvalue| of the Hessian of U_B that pilot chains meet, for each checkpoint by itself.
+    error: float = ERROR,
+) -> tuple[Sampler, Float[np.ndarray, " checkpoint"]]:
+    """The sampler used where none is given, with hyperparameters [checkpoint] by one rule, and the heat expected.
 
-    Args:
-        key: consumed.
-        posteriors: as `condition_all` makes them, all leaves [checkpoint, ...].
-        steps: training step of each checkpoint, which seeds its noise.
-        data: pytree of arrays [n, ...].
-        batch_size: examples a step.
+    Full data: `GHMC`, which starts from the curvature one step away from the anchor and adjusts itself. Batches:
+    `UnderdampedLangevin` with h²·κ = 0.5 for the largest curvature κ that pilots meet, and a persistence at which
+    batch noise, (D/8)·E|∇U_B − ∇U|² of λ̂ for D = h²(1 + a)/(1 − a), is the share `error`; below that of a = 0, a
+    smaller h.
 
-    Returns:
-        A guess one step away from the anchor, then what each round of chains met, at the step size that the
-        round before suggests; NaN where the potential is finite at no distance.
+    Raises:
+        ValueError: every checkpoint's potential is infinite, or its curvature beyond measure, at all distances.
     """
-    batch_key, near_key, *round_keys = jax.random.split(as_threefry(key), 2 + ROUNDS)
-    batch = draw_batch(batch_key, data, batch_size)
-    pilot = Schedule(num_chains=2, num_draws=4, burn_in=50, thin=50, batch_size=batch_size)
-    found = [_curvature_a_step_away(near_key, posteriors, steps, batch)]
-    for round_key in round_keys:
-        sampler = default_sampler(STEP_TIMES_CURVATURE / found[-1])
-        trace = sample_block(round_key, posteriors, steps, sampler, data, pilot, {"params": _position})
-        met = np.asarray(_largest_curvature(near_key, posteriors, trace["params"], batch), np.float64)
-        found.append(np.where(np.isfinite(met), met, 10 * found[-1]))  # pilots that diverged were too bold
-    return np.stack(found)
+    rough_key, met_key, heat_key = jax.random.split(as_threefry(key), 3)
+    if batch_size == count_examples(data):
+        batch = draw_batch(rough_key, data, batch_size)
+        curvature = curvature_a_step_away(rough_key, posteriors, steps, batch)
+        _refuse_beyond_measure(curvature)
+        return GHMC(0.5, preconditioner=Newton(curvature)), np.zeros(len(steps))
+    met, trace = curvature_met(met_key, posteriors, steps, data, batch_size)
+    _refuse_beyond_measure(met.max(axis=0))
+    square = STEP_TIMES_CURVATURE / met[1:].max(axis=0)
+    noise = batch_heat(heat_key, posteriors, trace["params"], data, batch_size)
+    value = np.asarray(posteriors.nbeta) * trace["delta_loss"].mean(axis=(1, 2))
+    share = square * noise / (8 * np.maximum(np.abs(value), 0.5))
+    ratio = np.clip(np.where(share > 0, error / np.maximum(share, 1e-30), FASTEST), SLOWEST, FASTEST)
+    ratio = np.where(np.isfinite(ratio), ratio, 1.0)
+    persistence = np.maximum((ratio - 1) / (ratio + 1), 0.0)
+    step_size = np.sqrt(square * np.minimum(ratio, 1.0))
+    return UnderdampedLangevin(step_size, persistence), share * ratio
 
 
-def _position(params: Params, info: Info) -> Params:
-    return params
+def _refuse_beyond_measure(curvature: Float[np.ndarray, " checkpoint"]) -> None:
+    if not np.isfinite(curvature).any():
+        raise ValueError(
+            "no step size is stable at the checkpoint: the loss is not finite around it, or its curvature is beyond "
+            "measure; check the loss, or pass a sampler"
+        )
 
 
-def _curvature_a_step_away(
-    key: Array, posteriors: LocalPosterior, steps: Int[np.ndarray, " checkpoint"], batch: Batch
-) -> Float[np.ndarray, " checkpoint"]:
-    """The curvature for which a first step, noise and all, is stable where it lands; steps grow until none is."""
-    curvature = np.full(len(steps), np.nan)
-    growing = np.ones(len(steps), bool)
-    for size in FIRST_STEP_SIZES:
-        positions = _a_step_away(key, posteriors.anchor, steps, np.float32(np.sqrt(size)))
-        met = np.asarray(_largest_curvature(key, posteriors, positions, batch))
-        growing &= size * met <= STEP_TIMES_CURVATURE
-        if not growing.any():
-            break
-        curvature = np.where(growing, STEP_TIMES_CURVATURE / size, curvature)
-    return curvature
+def _num_chains(flops: float) -> int:
+    """As many chains as a step carries for the price of its overhead: a power of 2 from 4 to 16."""
+    return int(np.clip(2 ** math.floor(math.log2(max(CHEAP / flops, 1))), 4, MAX_CHAINS))
 
 
-@jax.jit
-def _a_step_away(key: Array, anchors: Params, steps: Array, scale: Array) -> Params:
-    def away(anchor: Params, step: Array) -> Params:
-        noise = gaussian(jax.random.fold_in(key, step), anchor)
-        return jax.tree.map(lambda w, z: (w + scale * z)[None, None], anchor, noise)
+def _pilot_schedule(asked: Asked, num_chains: int, batch_size: int, most: int) -> Schedule:
+    """A pilot takes a quarter of the steps a chain may make, at most."""
+    thin = asked.thin or THIN
+    share = min(1.0, most / 4 / (PILOT_BURN_IN + PILOT_DRAWS * THIN))
+    num_draws = max(25, int(share * PILOT_DRAWS * THIN / thin))
+    return Schedule(num_chains, num_draws, min(int(share * PILOT_BURN_IN), num_draws * thin - 1), thin, batch_size)
 
-    return jax.vmap(away)(anchors, steps)
+
+def _lengths(asked: Asked, pilot: Schedule, seen: tuple[Estimate, ...], most: int) -> tuple[Schedule, int]:
+    """The schedule that brings the worst checkpoint to the error asked for in `most` steps, and what it wants."""
+    draws = pilot.num_draws * pilot.num_chains
+    drawn_for_one = max((draws / e.health.ess for e in seen if e.health.ess > 0), default=1.0)
+    thinning = 1 if asked.thin is not None else int(np.clip(drawn_for_one / 10, 1, MAX_THINNING))
+    wanted = max((_steps_wanted(asked, pilot, e) for e in seen), default=0)
+    thin = pilot.thin * thinning
+    longest = max(MIN_DRAWS * pilot.thin, min(MAX_DRAWS * thin, int(0.8 * most)))
+    steps = int(np.clip(wanted, MIN_DRAWS * pilot.thin, longest)) if asked.num_draws is None else asked.num_draws * thin
+    num_draws = math.ceil(steps / thin) if asked.num_draws is None else asked.num_draws
+    burn_in = min(max(pilot.burn_in, steps // 4), num_draws * thin - 1) if asked.burn_in is None else asked.burn_in
+    return replace(pilot, num_draws=num_draws, burn_in=burn_in, thin=thin), math.ceil(wanted / thin)
 
 
-@jax.jit
-def _largest_curvature(
-    key: Array, posteriors: LocalPosterior, positions: Params, batch: Batch
-) -> Float[Array, " checkpoint"]:
-    """The largest |eigenvalue| of ∇²U_B over positions [checkpoint, chain, draw, ...], by power iteration."""
+def _steps_wanted(asked: Asked, pilot: Schedule, seen: Estimate) -> float:
+    """Steps a chain until one checkpoint's error is `asked.error` of λ̂, and R-hat can be small."""
+    health = seen.health
+    if not (health.ess > 0 and np.isfinite(seen.value)):
+        return 0.0
+    scatter = seen.std_error * math.sqrt(health.ess)
+    ess = max(4 * MIN_ESS, (scatter / (asked.error * max(abs(seen.value), 0.1))) ** 2)
+    slow = 2.0 if health.rhat > 1 + 10 * (MAX_RHAT - 1) else 1.0
+    return slow * MARGIN * ess * pilot.num_draws * pilot.thin / health.ess
 
-    def at_position(posterior: LocalPosterior, params: Params) -> Array:
-        potential = posterior.potential(batch, posterior.anchor_terms(batch))
-        gradient = jax.grad(lambda w: potential(w)[0])
 
-        def iterate(direction: Params, _: None) -> tuple[Params, Array]:
-            product = jax.jvp(gradient, (params,), (direction,))[1]
-            norm = optax.tree.norm(product)
-            return optax.tree.scale(1 / jnp.maximum(norm, TINY), product), norm
+class _Clock:
+    """How long a chain-step takes, once the program is compiled."""
 
-        start = gaussian(key, params)
-        start = optax.tree.scale(1 / optax.tree.norm(start), start)
-        return jax.lax.scan(iterate, start, length=POWER_ITERATIONS)[1][-1]
+    def __init__(self) -> None:
+        self.ticks: list[tuple[float, int]] = []
 
-    def at_checkpoint(posterior: LocalPosterior, positions: Params) -> Array:
-        flat = jax.tree.map(lambda w: w.reshape(-1, *w.shape[2:]), positions)
-        return jnp.max(jax.lax.map(lambda params: at_position(posterior, params), flat))
+    def tick(self, chain_steps: int) -> None:
+        self.ticks.append((time.perf_counter(), chain_steps))
 
-    return jax.vmap(at_checkpoint)(posteriors, positions)
+    def seconds_a_step(self, num_checkpoints: int) -> float:
+        """For `num_checkpoints` at once; the first chunk is compilation's."""
+        if len(self.ticks) < 2:
+            return math.nan
+        steps = sum(count for _, count in self.ticks[1:])
+        return (self.ticks[-1][0] - self.ticks[0][0]) / steps * num_checkpoints

@@ -1,5 +1,7 @@
 """Health: from the draws behind an estimate to a verdict with cause and remedy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from blackjax.diagnostics import rhat
 from jaxtyping import Array, Float, Int
 
 from sltjax.moments import Mean, mean
-from sltjax.types import Health
+from sltjax.types import Estimate, Health
 
 MAX_RHAT = 1.01  # Vehtari et al. 2021, section 4
 MIN_ESS = 100.0
@@ -62,3 +64,33 @@ def _messages(
         (value < 0, "negative: the checkpoint is no minimum of this loss; raise gamma or use behavioral_loss"),
     ]
     return tuple(message for wrong, message in verdicts if wrong)
+
+
+class UnhealthyError(ValueError):
+    """An estimate that is not to be believed, raised where the user asked to be strict.
+
+    Attributes:
+        estimate: the number, its error, and what is wrong with it.
+    """
+
+    def __init__(self, estimate: Estimate) -> None:
+        self.estimate = estimate
+        said = "; ".join(estimate.health.messages)
+        super().__init__(f"λ̂ = {estimate.value:.4g} ± {estimate.std_error:.2g} is not to be believed: {said}")
+
+
+def require_healthy(estimate: Estimate) -> Estimate:
+    """The estimate, if nothing is wrong with it.
+
+    Raises:
+        UnhealthyError: something is; it carries the estimate.
+    """
+    if not estimate.health.ok:
+        raise UnhealthyError(estimate)
+    return estimate
+
+
+def with_warning(estimate: Estimate, message: str) -> Estimate:
+    """The estimate, with one more thing wrong with it."""
+    health = dataclasses.replace(estimate.health, messages=(*estimate.health.messages, message))
+    return dataclasses.replace(estimate, health=health)

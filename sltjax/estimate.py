@@ -5,13 +5,16 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from sltjax.calibration import curvature_met, default_schedule, stable_sampler
+from sltjax.calibration import ERROR, Asked, choose, choose_batch_size, gradient_flops
+from sltjax.diagnostics import require_healthy, with_warning
 from sltjax.estimators import llc
 from sltjax.losses import restrict
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.sampling import alone, condition_all, sample_block
 from sltjax.types import Batch, Estimate, Loss, Params, RngKey, Sampler
-from sltjax.validation import as_float32, count_examples, validate
+from sltjax.validation import as_float32, count_examples
+
+MAX_HEAT = 2.0  # times the error asked for
 
 
 def estimate_llc(
@@ -24,11 +27,15 @@ def estimate_llc(
     gamma: float | None = None,
     sampler: Sampler | None = None,
     batch_size: int | None = None,
-    num_chains: int = 4,
+    num_chains: int | None = None,
     num_draws: int | None = None,
     burn_in: int | None = None,
     thin: int | None = None,
+    error: float = ERROR,
+    max_chain_steps: int | None = None,
+    max_seconds: float | None = None,
     select: Callable[[Params], Params] | None = None,
+    strict: bool = False,
 ) -> Estimate:
     """Estimate the local learning coefficient λ at a checkpoint (Lau et al., arXiv 2308.12108).
 
@@ -41,31 +48,40 @@ def estimate_llc(
         data: pytree of arrays [n, ...].
         nbeta: nβ; None for n / log n.
         gamma: γ; None for 1.
-        sampler: None for the Leimkuhler–Matthews step at a calibrated step size.
-        batch_size: examples a step; None for 512, or n where that is less.
+        sampler: None, here and below, for what `calibrate` chooses.
+        batch_size: examples a step.
         num_chains: independent chains.
-        num_draws: recorded draws a chain; None for 2000.
-        burn_in: steps before the first draw; None for half as many as the draws take.
-        thin: steps a draw; None for 2.
+        num_draws: recorded draws a chain.
+        burn_in: steps before the first draw, in which samplers adapt.
+        thin: steps a draw.
+        error: the share of λ̂ to which the standard error is to come.
+        max_chain_steps: steps times chains that may be taken, calibration included.
+        max_seconds: the same in seconds, compilation apart.
         select: params -> a part of them, to sample that part alone with the rest held fixed.
+        strict: whether to raise where `health` says that something is wrong.
 
     Returns:
         λ̂ with its standard error, each chain's own, and its health; look at `.health.messages`.
 
     Raises:
         ValueError, TypeError: an argument that cannot work; the message says what would.
+        UnhealthyError: if `strict`, and the estimate is not to be believed; it carries the estimate.
     """
     params = as_float32(params)
     if select is not None:
         loss, params = restrict(loss, params, select)
     nbeta = default_nbeta(count_examples(data)) if nbeta is None else nbeta
     posterior = LocalPosterior(loss, params, nbeta, 1.0 if gamma is None else gamma)
-    schedule = default_schedule(data, num_chains, num_draws, burn_in, thin, batch_size)
-    validate(posterior, sampler, data, schedule)
-    posteriors = condition_all(posterior.at(alone(params)), data, schedule.batch_size)
+    asked = Asked(sampler, num_chains, num_draws, burn_in, thin, batch_size, error, max_chain_steps, max_seconds)
+    asked.validate(posterior, data)
+    cost = gradient_flops(posterior, data)
+    size = choose_batch_size(asked, cost, count_examples(data))
+    posteriors = condition_all(posterior.at(alone(params)), data, size)
     pilot_key, chain_key = jax.random.split(key)
     step = np.zeros(1, int)
-    if sampler is None:
-        sampler = stable_sampler(curvature_met(pilot_key, posteriors, step, data, schedule.batch_size))
-    trace = sample_block(chain_key, posteriors, step, sampler, data, schedule)
-    return llc(jax.tree.map(lambda x: x[0], trace), nbeta)
+    chosen = choose(pilot_key, posteriors, step, data, asked, size, cost)
+    trace = sample_block(chain_key, posteriors, step, chosen.sampler, data, chosen.schedule)
+    estimate = llc(jax.tree.map(lambda x: x[0], trace), nbeta)
+    if chosen.heat is not None and (heat := float(chosen.heat[0])) > MAX_HEAT * error:
+        estimate = with_warning(estimate, f"batch noise raises it by about {heat:.0%}: raise batch_size")
+    return require_healthy(estimate) if strict else estimate

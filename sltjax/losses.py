@@ -105,19 +105,46 @@ def restrict(loss: Loss, params: Params, select: Callable[[Params], Params]) -> 
     return restricted, selected
 
 
-def mean_and_gradient(loss: Loss, params: Params, data: Batch, batch_size: int) -> tuple[Scalar, Params]:
-    """L_n(w) and ∇L_n(w) over the full data, `batch_size` examples in memory at once."""
+def mean_loss(loss: Loss, params: Params, data: Batch, piece: int, less: Array | None = None) -> Scalar:
+    """The mean of the per-example losses over the full data, `piece` examples in memory at once.
+
+    Args:
+        loss: per-example losses.
+        params: where.
+        data: pytree of arrays [n, ...].
+        piece: examples at once; the gradient computes each piece a second time rather than keep it.
+        less: per-example numbers [n] to subtract before averaging, which rounding then spares.
+    """
     num_examples = jax.tree.leaves(data)[0].shape[0]
-    batch_size = min(batch_size, num_examples)
-    starts = jnp.arange(0, num_examples, batch_size)
+    data = data if less is None else (data, less)
 
-    def weighted(params: Params, indices: Array) -> Array:
+    def losses(params: Params, batch: Batch) -> Array:
+        return loss(params, batch) if less is None else loss(params, batch[0]) - batch[1]
+
+    if num_examples <= piece:
+        return jnp.mean(losses(params, data))
+
+    @jax.checkpoint
+    def part(params: Params, start: Array) -> Scalar:
+        indices = start + jnp.arange(piece)
         batch = jax.tree.map(lambda x: x[jnp.minimum(indices, num_examples - 1)], data)
-        return jnp.sum(loss(params, batch) * (indices < num_examples)) / num_examples
+        return jnp.sum(losses(params, batch) * (indices < num_examples)) / num_examples
 
-    def add(total: tuple[Scalar, Params], start: Array) -> tuple[tuple[Scalar, Params], None]:
-        part = jax.value_and_grad(weighted)(params, start + jnp.arange(batch_size))
-        return optax.tree.add(total, part), None
+    def add(total: Scalar, start: Array) -> tuple[Scalar, None]:
+        return total + part(params, start), None
 
-    total, _ = jax.lax.scan(add, (jnp.zeros(()), optax.tree.zeros_like(params)), starts)
-    return total
+    return jax.lax.scan(add, jnp.zeros(()), jnp.arange(0, num_examples, piece))[0]
+
+
+def losses_in_pieces(loss: Loss, params: Params, data: Batch, piece: int) -> Float[Array, " n"]:
+    """The per-example losses over the full data, `piece` examples at once."""
+    num_examples = jax.tree.leaves(data)[0].shape[0]
+    if num_examples <= piece:
+        return loss(params, data)
+    starts = jnp.arange(0, num_examples, piece)
+
+    def part(start: Array) -> Array:
+        indices = jnp.minimum(start + jnp.arange(piece), num_examples - 1)
+        return loss(params, jax.tree.map(lambda x: x[indices], data))
+
+    return jax.lax.map(part, starts).reshape(-1)[:num_examples]

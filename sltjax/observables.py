@@ -1,5 +1,6 @@
 """What may be recorded at a draw: functions (params, info) -> arrays, where info is what the step saw there."""
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from sltjax.types import Info, Params
@@ -13,3 +14,8 @@ def delta_loss(params: Params, info: Info) -> Array:
 def distance(params: Params, info: Info) -> Array:
     """|w − w*|, the Euclidean distance to the anchor."""
     return info.measured.distance
+
+
+def acceptance(params: Params, info: Info) -> Array:
+    """The probability with which the step was accepted; 1 where a sampler rejects nothing."""
+    return jnp.asarray(info.acceptance)

@@ -1,4 +1,4 @@
-"""Figures of a run: its development over training, and the traces behind one checkpoint."""
+"""Figures: the development over a run, the traces behind one checkpoint, and what nβ and γ do to λ̂ there."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,9 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from sltjax.definition import Curve
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
     "#000000",
@@ -91,6 +93,68 @@ def traces(dataset: xr.Dataset, step: int) -> Figure:
     return figure
 
 
+def definition(curve: Curve, *, tolerance: float = 0.05) -> Figure:
+    """Draw λ̂ against nβ or γ with its plateau, and what it would be without localisation to first order.
+
+    Args:
+        curve: as `sltjax.llc_curve` returns it.
+        tolerance: the share of λ̂ by which it may change on the plateau for each factor of ten; see `Curve.plateau`.
+
+    Raises:
+        ValueError: the tolerance is negative.
+    """
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    ax = figure.subplots()
+    _plateau(ax, curve, tolerance)
+    if np.all(curve.gamma > 0):
+        _without_localisation(ax, curve)
+    value = curve.value
+    drawn = np.isfinite(value)
+    ax.plot(curve.x[drawn], value[drawn], color=BLUE, lw=0.8, alpha=0.55, zorder=3)
+    _points(ax, curve.x, value, curve.std_error, drawn, curve.ok)
+    if (~drawn).any():
+        _failures(ax, curve.x[~drawn])
+    nbeta, gamma = r"$n\beta$", r"$\gamma$"
+    label, symbol, other, fixed = f"inverse temperature {nbeta}", nbeta, gamma, curve.gamma[0]
+    if curve.axis == "gamma":
+        label, symbol, other, fixed = f"localisation {gamma}", gamma, nbeta, curve.nbeta[0]
+    title = f"How λ̂ depends on {symbol}, at {other} = {_short(float(f'{fixed:.4g}'))}"
+    ax.set(xlabel=label, ylabel="learning\ncoefficient λ̂", title=title)
+    ax.title.set_fontsize(10)
+    _tidy(ax)
+    _log_axis(ax, curve.x)
+    _legend(ax)
+    return figure
+
+
+def _plateau(ax: Axes, curve: Curve, tolerance: float) -> None:
+    plateau = curve.plateau(tolerance)
+    if plateau is None:
+        return
+    ax.axvspan(plateau.low, plateau.high, color=SKY, alpha=0.22, lw=0, zorder=0)
+    middle = f"plateau: {plateau.value:.4g} ± {plateau.std_error:.2g}" + (" (see messages)" if plateau.messages else "")
+    ends, level = [plateau.low, plateau.high], np.array([plateau.value] * 2)
+    ax.plot(ends, level, color=BLACK, lw=1.0, ls="--", label=middle, zorder=2)
+    ax.fill_between(ends, level - plateau.std_error, level + plateau.std_error, color=BLACK, alpha=0.12, lw=0, zorder=1)
+
+
+def _without_localisation(ax: Axes, curve: Curve) -> None:
+    estimates = curve.unlocalised()
+    value = np.array([estimate.value for estimate in estimates])
+    error = np.array([estimate.std_error for estimate in estimates])
+    ax.plot(curve.x, value, color=VERMILLION, ls=":", lw=1.3, label="with the first-order bias of γ put back", zorder=2)
+    ax.fill_between(curve.x, value - error, value + error, color=VERMILLION, alpha=0.12, lw=0, zorder=1)
+
+
+def _log_axis(ax: Axes, x: np.ndarray) -> None:
+    ax.set_xscale("log")
+    ratio = (x[-1] / x[0]) ** 0.03
+    ax.set_xlim(x[0] / ratio, x[-1] * ratio)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if x[-1] > 1000 * x[0] else (1.0, 2.0, 5.0)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+
+
 def _require(dataset: xr.Dataset, *names: str) -> None:
     missing = [name for name in names if name not in dataset.variables]
     if missing:
@@ -113,6 +177,14 @@ def _llc(ax: Axes, dataset: xr.Dataset) -> None:
     ok = np.asarray(dataset["ok"], bool) if "ok" in dataset else np.isfinite(llc)
     drawn = np.isfinite(llc)
     ax.plot(step, llc, color=BLUE, lw=0.8, alpha=0.55, zorder=3)
+    _points(ax, step, llc, error, drawn, ok)
+    if (~drawn).any():
+        _failures(ax, step[~drawn])
+    ax.set_ylabel("learning\ncoefficient λ̂")
+
+
+def _points(ax: Axes, x: np.ndarray, llc: np.ndarray, error: np.ndarray, drawn: np.ndarray, ok: np.ndarray) -> None:
+    """λ̂ with error bars, hollow where there is a warning."""
     for keep, face, label in ((drawn & ok, BLUE, "λ̂ ± std. error"), (drawn & ~ok, "white", "λ̂ with a warning")):
         if keep.any():
             style: dict[str, Any] = {
@@ -124,10 +196,7 @@ def _llc(ax: Axes, dataset: xr.Dataset) -> None:
                 "elinewidth": 0.9,
                 "zorder": 4,
             }
-            ax.errorbar(step[keep], llc[keep], error[keep], label=label, **style)
-    if (~drawn).any():
-        _failures(ax, step[~drawn])
-    ax.set_ylabel("learning\ncoefficient λ̂")
+            ax.errorbar(x[keep], llc[keep], error[keep], label=label, **style)
 
 
 def _failures(ax: Axes, steps: np.ndarray) -> None:

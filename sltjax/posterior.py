@@ -10,8 +10,10 @@ import optax
 from flax import struct
 from jaxtyping import Array
 
-from sltjax.losses import BehavioralLoss, mean_and_gradient
+from sltjax.losses import BehavioralLoss, losses_in_pieces, mean_loss
 from sltjax.types import Batch, Measured, Params, Potential, Scalar
+
+PIECE = 8192  # examples in memory at once where the batch is the full data
 
 
 @struct.dataclass
@@ -19,7 +21,7 @@ class AnchorTerms:
     """What one batch says at the anchor w*: computed once a batch, shared by all chains of a checkpoint.
 
     Attributes:
-        losses: per-example losses at w*, shape [batch].
+        losses: per-example losses at w*, shape [batch]; None stands for zeros.
         correction: ∇L_B(w*) − ∇L_n(w*), shaped like the parameters; None stands for zero.
     """
 
@@ -46,7 +48,8 @@ class LocalPosterior:
         nbeta: effective inverse temperature nβ > 0; `default_nbeta` is n / log n.
         gamma: strength γ ≥ 0 of the localisation.
         anchor_loss: L_n(w*), filled in by `condition`.
-        anchor_gradient: ∇L_n(w*), filled in by `condition`.
+        anchor_gradient: ∇L_n(w*), filled in by `condition` for batches that are a part of the data.
+        anchor_losses: per-example losses at w*, shape [n], filled in by `condition` for batches of all the data.
         anchored: False drops the gradient correction: the plain potential of the literature.
     """
 
@@ -56,6 +59,7 @@ class LocalPosterior:
     gamma: Scalar
     anchor_loss: Scalar = None
     anchor_gradient: Params | None = None
+    anchor_losses: Any = None
     anchored: bool = struct.field(pytree_node=False, default=True)
 
     @property
@@ -73,16 +77,21 @@ class LocalPosterior:
         return loss(params, batch)
 
     def condition(self, data: Batch, batch_size: int) -> "LocalPosterior":
-        """Return this posterior with L_n(w*) and ∇L_n(w*) filled in, from `batch_size` examples at a time."""
+        """Return this posterior with what batches of that size need to know of the full data at w* filled in."""
         if self.measures_anchor:
             return dataclasses.replace(self, anchor_loss=jnp.zeros(()))
-        loss, gradient = mean_and_gradient(self.losses, self.anchor, data, batch_size)
+        if batch_size == len(jax.tree.leaves(data)[0]):
+            losses = losses_in_pieces(self.losses, self.anchor, data, PIECE)
+            return dataclasses.replace(self, anchor_loss=jnp.mean(losses), anchor_losses=losses)
+        loss, gradient = jax.value_and_grad(lambda w: mean_loss(self.losses, w, data, batch_size))(self.anchor)
         return dataclasses.replace(self, anchor_loss=loss, anchor_gradient=gradient)
 
     def anchor_terms(self, batch: Batch) -> AnchorTerms:
         """What `potential` needs to know of the batch at the anchor; needs `condition` first."""
         if self.measures_anchor:
-            return AnchorTerms(jnp.zeros(len(jax.tree.leaves(batch)[0])), None)
+            return AnchorTerms(None, None)
+        if self.anchor_losses is not None:
+            return AnchorTerms(self.anchor_losses, None)
         if not self.anchored:
             return AnchorTerms(self.losses(self.anchor, batch), None)
         losses, pullback = jax.vjp(lambda w: self.losses(w, batch), self.anchor)
@@ -95,7 +104,7 @@ class LocalPosterior:
         def potential(params: Params) -> tuple[Array, Measured]:
             offset = optax.tree.sub(params, self.anchor)
             squared_distance = optax.tree.norm(offset, squared=True)
-            delta_loss = jnp.mean(self.losses(params, batch) - terms.losses)
+            delta_loss = mean_loss(self.losses, params, batch, PIECE, terms.losses)
             if terms.correction is not None:
                 delta_loss -= optax.tree.vdot(terms.correction, offset)
             value = self.nbeta * delta_loss + self.gamma / 2 * squared_distance

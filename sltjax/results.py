@@ -13,7 +13,7 @@ from sltjax.store import Unit, write_atomically
 from sltjax.types import Estimate
 
 RESERVED = {
-    *("llc", "llc_std_error", "llc_per_chain", "rhat", "ess", "drift", "ok", "verdict", "status", "step_size"),
+    *("llc", "llc_std_error", "llc_per_chain", "rhat", "ess", "drift", "ok", "verdict", "status", "acceptance"),
     *("step", "checkpoint", "chain", "draw", "delta_loss", "distance"),
 }
 OBSERVED = "observed."  # prefixes that keep the names in a unit apart
@@ -111,7 +111,7 @@ def _row(unit: Unit | None, estimate: Estimate | None, failure: str | None) -> C
         "verdict": "; ".join(health.messages),
         "status": "done",
         "loss": unit["anchor_loss"],
-        "step_size": unit["step_size"],
+        "acceptance": unit["acceptance"],
     }
     cells: Cells = {name: ((), value) for name, value in scalars.items()}
     cells["llc_per_chain"] = (("chain",), estimate.per_chain)

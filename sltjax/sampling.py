@@ -26,6 +26,7 @@ from sltjax.validation import as_float32, validate
 DEFAULT_OBSERVABLES: Mapping[str, Observable] = {
     "delta_loss": observe.delta_loss,
     "distance": observe.distance,
+    "acceptance": observe.acceptance,
 }
 
 
@@ -99,13 +100,21 @@ def sample_block(
     Returns:
         name -> array [checkpoint, chain, draw, ...].
     """
-    lanes, states = _start(key, posteriors, jnp.asarray(steps), sampler, schedule)
+    lanes, states = _start(key, posteriors, jnp.asarray(steps), sampler, schedule.num_chains)
     total = schedule.burn_in_draws + schedule.num_draws
     num_lanes = len(steps) * schedule.num_chains
     recorded: list[Trace] = []
     for first in range(0, total, schedule.chunk):
         states, trace = _advance(
-            states, lanes, first, data, schedule, chunk=schedule.chunk, observables=tuple(observables.items())
+            states,
+            lanes,
+            first,
+            schedule.burn_in_steps,
+            schedule.thin,
+            data,
+            batch_size=schedule.batch_size,
+            chunk=schedule.chunk,
+            observables=tuple(observables.items()),
         )
         if recorded:  # fetching waits for the chunk before, while the one just dispatched runs
             recorded[-1] = jax.device_get(recorded[-1])
@@ -125,12 +134,12 @@ class _Lanes:
     batch_key: Any
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="num_chains")
 def _start(
-    key: RngKey, posteriors: LocalPosterior, steps: Array, sampler: Sampler, schedule: Schedule
+    key: RngKey, posteriors: LocalPosterior, steps: Array, sampler: Sampler, num_chains: int
 ) -> tuple[_Lanes, Any]:
     batch_key, noise_key, start_key = jax.random.split(as_threefry(key), 3)
-    chains = jnp.arange(schedule.num_chains)
+    chains = jnp.arange(num_chains)
 
     def lane_keys(key: Array) -> Array:
         fold = jax.random.fold_in
@@ -144,20 +153,22 @@ def _start(
     return _Lanes(posteriors, samplers, lane_keys(noise_key), batch_key), states
 
 
-@partial(jax.jit, static_argnames=("chunk", "observables"), donate_argnames="states")
+@partial(jax.jit, static_argnames=("batch_size", "chunk", "observables"), donate_argnames="states")
 def _advance(
     states: Any,
     lanes: _Lanes,
     first_draw: Array | int,
+    burn_in_steps: Array | int,
+    thin: Array | int,
     data: Batch,
-    schedule: Schedule,
     *,
+    batch_size: int,
     chunk: int,
     observables: tuple[tuple[str, Observable], ...],
 ) -> tuple[Any, Trace]:
     def step(states: Any, time: Array) -> tuple[Any, Info]:
-        batch = draw_batch(jax.random.fold_in(lanes.batch_key, time), data, schedule.batch_size)
-        states = set_learning(states, time < schedule.burn_in_steps)
+        batch = draw_batch(jax.random.fold_in(lanes.batch_key, time), data, batch_size)
+        states = set_learning(states, time < burn_in_steps)
 
         def chains(states: Any, keys: Array, posterior: LocalPosterior, sampler: Sampler) -> tuple[Any, Info]:
             potential = posterior.potential(batch, posterior.anchor_terms(batch))
@@ -175,15 +186,14 @@ def _advance(
     def draw(states: Any, index: Array) -> tuple[Any, Trace]:
         """`thin` steps, of which the last is recorded: one copy of the step in the program, however many they are."""
 
-        def thinned(carry: tuple[Any, Trace], number: Array) -> tuple[tuple[Any, Trace], None]:
+        def thinned(number: Array, carry: tuple[Any, Trace]) -> tuple[Any, Trace]:
             states, recorded = carry
-            states, info = step(states, (first_draw + index) * schedule.thin + number)
-            is_last = number == schedule.thin - 1
-            return (states, jax.lax.cond(is_last, observe_lanes, lambda info: recorded, info)), None
+            states, info = step(states, (first_draw + index) * thin + number)
+            return states, jax.lax.cond(number == thin - 1, observe_lanes, lambda info: recorded, info)
 
         shapes = jax.eval_shape(lambda states: observe_lanes(step(states, index)[1]), states)
         nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-        return jax.lax.scan(thinned, (states, nothing), jnp.arange(schedule.thin))[0]
+        return jax.lax.fori_loop(0, thin, thinned, (states, nothing))
 
     states, trace = jax.lax.scan(draw, states, jnp.arange(chunk))
     return states, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), trace)

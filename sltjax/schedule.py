@@ -4,7 +4,8 @@ import math
 
 from flax import struct
 
-CHUNKS = 50  # visits to the host a block: often enough for a progress bar and Ctrl-C, too rare to cost
+CHUNKS = 10  # visits to the host a block at least: for a progress bar and Ctrl-C
+CHUNK = 50  # draws between them at most: long enough to cost nothing, and one program for runs of any length
 
 
 @struct.dataclass
@@ -38,7 +39,7 @@ class Schedule:
     @property
     def chunk(self) -> int:
         """Draws a visit to the host."""
-        return math.ceil((self.burn_in_draws + self.num_draws) / CHUNKS)
+        return min(CHUNK, math.ceil((self.burn_in_draws + self.num_draws) / CHUNKS))
 
     @property
     def num_steps(self) -> int:

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -7,7 +8,9 @@ from matplotlib.figure import Figure
 from synthetic import even, logarithmic, noisy_staircase, run
 
 from sltjax import plots
+from sltjax.definition import Curve
 from sltjax.development import stages
+from sltjax.types import Estimate, Health
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,49 @@ def test_traces_has_a_line_for_each_chain(dataset):
     first = next(line for line in ax.lines if line.get_label() == "chain 0")
     np.testing.assert_array_equal(first.get_ydata(), dataset["delta_loss"].values[20, 0])
     assert str(step) in ax.get_title()
+
+
+def curve(value, *, warned=(), gamma=True):
+    """λ̂ on a grid of octaves, over γ or over nβ, with an error of 0.01."""
+    octaves = 2.0 ** np.arange(len(value))
+    fixed = np.full(len(value), 12.34567)
+    numbers = np.full(4, -1), 1.0, 1000.0, 0.0
+    estimates = tuple(
+        Estimate(v, 0.01 if np.isfinite(v) else np.nan, np.full(4, v), Health(*numbers, ("R-hat",) * (i in warned)))
+        for i, v in enumerate(value)
+    )
+    draws = np.random.default_rng(0).gamma(2.0, size=(len(value), 4, 50))
+    trace = {"delta_loss": draws, "distance": np.sqrt(draws)}
+    return Curve(*((fixed, octaves) if gamma else (octaves, fixed)), trace, estimates)
+
+
+def test_definition_shades_the_plateau_and_names_what_is_fixed():
+    drawn = curve([2.0, 2.01, 1.99, 2.0, 1.7, np.nan, 1.2], warned={4})
+    figure = plots.definition(drawn)
+    (ax,) = figure.axes
+    figure.canvas.draw()
+    (span,) = ax.patches
+    assert (span.get_x(), span.get_width()) == (1, 7)
+    assert ax.get_xscale() == "log"
+    assert labels(ax) == {
+        "plateau: 2 ± 0.005",
+        "with the first-order bias of γ put back",
+        "failed",
+        "λ̂ ± std. error",
+        "λ̂ with a warning",
+    }
+    assert ax.get_xlabel() == r"localisation $\gamma$"
+    assert r"$n\beta$ = 12.35" in ax.get_title()
+
+
+def test_definition_draws_over_nbeta_and_without_plateau_or_localisation():
+    figure = plots.definition(dataclasses.replace(curve([1.0, 1.5, 2.0], gamma=False), gamma=np.zeros(3)))
+    (ax,) = figure.axes
+    assert not ax.patches
+    assert labels(ax) == {"λ̂ ± std. error"}
+    assert ax.get_xlabel() == r"inverse temperature $n\beta$"
+    assert r"$\gamma$ = 0" in ax.get_title()
+    figure.canvas.draw()
 
 
 def test_misuse_is_told(dataset):

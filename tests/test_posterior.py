@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sltjax
-from sltjax.losses import mean_and_gradient
+from sltjax.losses import losses_in_pieces, mean_loss
 
 KEY = jax.random.key(0)
 DATA = {"x": jax.random.normal(KEY, (30, 3)), "y": jax.random.normal(jax.random.key(1), (30,))}
@@ -28,10 +28,33 @@ def batches(size):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 30, 64])
 def test_full_data_loss_and_gradient_whatever_the_batch(batch_size):
-    value, gradient = mean_and_gradient(loss, ANCHOR, DATA, batch_size)
+    value, gradient = jax.value_and_grad(lambda w: mean_loss(loss, w, DATA, batch_size))(ANCHOR)
     exact, exact_gradient = jax.value_and_grad(lambda w: loss(w, DATA).mean())(ANCHOR)
     np.testing.assert_allclose(value, exact, rtol=1e-5)
     np.testing.assert_allclose(gradient["w"], exact_gradient["w"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 30, 64])
+def test_losses_in_pieces_are_those_of_the_whole(piece):
+    np.testing.assert_allclose(losses_in_pieces(loss, ANCHOR, DATA, piece), loss(ANCHOR, DATA), rtol=1e-6)
+    less = jnp.arange(30.0)
+    shifted = mean_loss(loss, ANCHOR, DATA, piece, less)
+    np.testing.assert_allclose(shifted, loss(ANCHOR, DATA).mean() - 14.5, rtol=1e-5)
+
+
+def test_on_all_the_data_the_potential_is_the_density_itself():
+    posterior = sltjax.LocalPosterior(loss, ANCHOR, 7.0, 2.0).condition(DATA, 30)
+    w = {"w": ANCHOR["w"] + jnp.array([0.1, -0.4, 0.2])}
+    potential = posterior.potential(DATA, posterior.anchor_terms(DATA))
+    (value, measured), gradient = jax.value_and_grad(potential, has_aux=True)(w)
+
+    def exact(w):
+        return 7.0 * (loss(w, DATA).mean() - loss(ANCHOR, DATA).mean()) + jnp.sum((w["w"] - ANCHOR["w"]) ** 2)
+
+    np.testing.assert_allclose(value, exact(w), rtol=1e-5)
+    np.testing.assert_allclose(gradient["w"], jax.grad(exact)(w)["w"], rtol=1e-4)
+    np.testing.assert_allclose(measured.pull["w"], 2.0 * (w["w"] - ANCHOR["w"]), rtol=1e-5)
+    np.testing.assert_allclose(posterior.anchor_loss, loss(ANCHOR, DATA).mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("anchored", [True, False])

@@ -9,7 +9,7 @@ from sltjax.store import DamagedUnitError, Store, StoreError, differences, write
 
 UNIT = {
     "observed.delta_loss": np.arange(40, dtype=np.float32).reshape(2, 20),
-    "step_size": np.asarray(0.1, np.float32),
+    "acceptance": np.asarray(0.1, np.float32),
     "weights": np.asarray("ab" * 32),
 }
 

@@ -1,5 +1,19 @@
 """Estimators: each a few lines over the moments of a trace."""
 
 from sltjax.estimators.learning_coefficient import llc
+from sltjax.estimators.localisation import directions_held, effective_count, localisation_bias, unlocalised_llc
+from sltjax.estimators.multiplicity import MultiplicityFit, fit_llc, fit_multiplicity, multiplicity_correction
+from sltjax.estimators.two_temperatures import two_temperature_llc
 
-__all__ = ["llc"]
+__all__ = [
+    "MultiplicityFit",
+    "directions_held",
+    "effective_count",
+    "fit_llc",
+    "fit_multiplicity",
+    "llc",
+    "localisation_bias",
+    "multiplicity_correction",
+    "two_temperature_llc",
+    "unlocalised_llc",
+]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from sltjax.calibration import curvature_met, default_sampler, step_size
+from sltjax.calibration import default_sampler
 from sltjax.checkpoints import CheckpointError, Source, digest, read_ahead
 from sltjax.posterior import LocalPosterior
 from sltjax.results import METRIC, OBSERVED
@@ -83,6 +83,7 @@ class Job:
     posterior: LocalPosterior
     data: Batch
     sampler: Sampler | None
+    error: float
     schedule: Schedule
     block_size: int
     metrics: Mapping[str, Metric]
@@ -120,7 +121,7 @@ class Job:
         )
         stacked = {
             "anchor_loss": posteriors.anchor_loss,
-            "step_size": np.broadcast_to(np.float32(getattr(sampler, "step_size", np.nan)), len(slots)),
+            "acceptance": trace.pop("acceptance").mean(axis=(1, 2)),
             **{OBSERVED + name: values for name, values in trace.items()},
             **{METRIC + name: _evaluate(metric, anchors, self.data) for name, metric in self.metrics.items()},
         }
@@ -130,10 +131,9 @@ class Job:
                 yield step, {name: _storable(np.asarray(values[slot])) for name, values in whole.items()}
 
     def _calibrated(self, posteriors: LocalPosterior, steps: Int[np.ndarray, " checkpoint"]) -> Sampler:
-        """One rule for the whole sweep, which gives every checkpoint the step that its own curvature allows."""
+        """One rule for the whole sweep, which gives every checkpoint the start that its own curvature allows."""
         pilot_key = jax.random.fold_in(self.key, 2**32 - 1)
-        met = curvature_met(pilot_key, posteriors, steps, self.data, self.schedule.batch_size)
-        return default_sampler(step_size(met))
+        return default_sampler(pilot_key, posteriors, steps, self.data, self.schedule.batch_size, self.error)[0]
 
 
 @partial(jax.jit, static_argnums=0)

@@ -8,10 +8,9 @@ import numpy as np
 from jaxtyping import Array
 
 from sltjax import fingerprint
-from sltjax.calibration import STEP_TIMES_CURVATURE, default_sampler
+from sltjax.calibration import Asked
 from sltjax.checkpoints import Source, digest
 from sltjax.posterior import LocalPosterior
-from sltjax.schedule import Schedule
 from sltjax.store import Store, StoreError, differences
 from sltjax.types import Batch, Params, RngKey, Sampler
 from sltjax.validation import count_examples
@@ -26,8 +25,8 @@ def describe_sweep(
     posterior: LocalPosterior,
     data: Batch,
     checkpoints: Source,
-    sampler: Sampler | None,
-    schedule: Schedule,
+    asked: Asked,
+    batch_size: int,
     metrics: Mapping[str, Metric],
     block_size: int,
     title: str,
@@ -43,7 +42,7 @@ def describe_sweep(
             "nbeta": float(posterior.nbeta),
             "gamma": float(posterior.gamma),
         },
-        "numerics": {"sampler": describe_sampler(sampler), **dataclasses.asdict(schedule)},
+        "numerics": {**describe_asked(asked), "batch_size": batch_size},
         "metrics": fingerprint.of_metrics(metrics, posterior.anchor, data),
         "block_size": block_size,
         "key": fingerprint.of_key(key),
@@ -51,16 +50,28 @@ def describe_sweep(
     }
 
 
+def describe_asked(asked: Asked) -> dict[str, Any]:
+    """What is settled of the numerics as plain data, and "calibrated" in place of what is not."""
+    settled = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
+    settled = {name: "calibrated" if value is None else value for name, value in settled.items()}
+    budgets = ("max_chain_steps", "max_seconds", "batch_size")
+    kept = {name: value for name, value in settled.items() if name not in budgets}
+    return {**kept, "sampler": describe_sampler(asked.sampler)}
+
+
 def describe_sampler(sampler: Sampler | None) -> dict[str, Any]:
-    """A sampler's name and hyperparameters as plain data; None is the default one, calibrated."""
-    if sampler is None:
-        rule = f"{STEP_TIMES_CURVATURE} / largest curvature met, for each checkpoint"
-        return {"name": type(default_sampler(1.0)).__name__, "step_size": rule}
-    fields = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}  # type: ignore[arg-type]
-    return {"name": type(sampler).__name__, **{name: _plain(value) for name, value in fields.items()}}
+    """A sampler's name and hyperparameters as plain data; None is the one that `calibrate` chooses."""
+    return {"name": "calibrated"} if sampler is None else _described(sampler)
+
+
+def _described(part: Any) -> dict[str, Any]:
+    fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    return {"name": type(part).__name__, **{name: _plain(value) for name, value in fields.items()}}
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return _described(value)
     if callable(value):
         return value.__name__
     return value if value is None or isinstance(value, str) else np.asarray(value, np.float64).tolist()
@@ -76,7 +87,7 @@ def agree(store: Store, asked: Manifest) -> Manifest:
     if stored is None:
         store.write_manifest(asked)
         return asked
-    absent = [part for part in (*COMPARED, "block_size") if part not in stored]
+    absent = [part for part in (*COMPARED, "block_size", "schedule") if part not in stored]
     if absent:
         raise StoreError(
             f"the manifest.json in {store.path} is damaged (it lacks {', '.join(absent)}); "
@@ -88,4 +99,4 @@ def agree(store: Store, asked: Manifest) -> Manifest:
             f"{store.path} holds the results of another sweep:\n  " + "\n  ".join(lines) + "\n"
             "Choose another store, or go back to what is stored."
         )
-    return {**asked, "block_size": stored["block_size"]}
+    return {**asked, "block_size": stored["block_size"], "schedule": stored["schedule"]}

@@ -5,25 +5,29 @@ every block runs the same compiled program. So a run that was stopped and starte
 beside the same neighbours, and writes the same bytes.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from sltjax.calibration import default_schedule
+from sltjax.calibration import Asked, choose, choose_batch_size, gradient_flops
 from sltjax.checkpoints import CheckpointError, Source
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.results import check_metric_names, to_dataset, write_dataset
+from sltjax.sampling import condition_all
+from sltjax.schedule import Schedule
 from sltjax.store import Store
 from sltjax.sweeps.blocks import Job, Results, in_blocks, sound
 from sltjax.sweeps.manifest import Metric, agree, describe_sweep
 from sltjax.sweeps.progress import progress_bar
 from sltjax.types import Batch, Loss, Params, RngKey, Sampler
-from sltjax.validation import count_examples, validate
+from sltjax.validation import count_examples
 
 MAX_BLOCK = 64
 BLOCK_BYTES = 2**30
@@ -40,11 +44,13 @@ def sweep(
     nbeta: float | None = None,
     gamma: float = 1.0,
     sampler: Sampler | None = None,
-    num_chains: int = 4,
+    num_chains: int | None = None,
     num_draws: int | None = None,
     burn_in: int | None = None,
     thin: int | None = None,
     batch_size: int | None = None,
+    error: float = 0.02,
+    max_chain_steps: int | None = None,
     metrics: Mapping[str, Metric] | None = None,
     block_size: int | None = None,
     title: str = "",
@@ -62,12 +68,15 @@ def sweep(
         store: a folder to keep results in, one file a checkpoint; None keeps them in memory alone.
         nbeta: nβ; None for n / log n.
         gamma: γ.
-        sampler: None for the Leimkuhler–Matthews step, at a step size calibrated for each checkpoint by one rule.
+        sampler: None, here and below, for what `calibrate` chooses on the first, the middle and the last checkpoint:
+            one rule and one schedule for all of them.
         num_chains: chains a checkpoint.
-        num_draws: recorded draws a chain; None for the default of `calibrate`, as for the three below.
-        burn_in: steps before the first draw.
+        num_draws: recorded draws a chain.
+        burn_in: steps before the first draw, in which samplers adapt.
         thin: steps a draw.
         batch_size: examples a step.
+        error: the share of λ̂ to which the standard error is to come at the worst of those three.
+        max_chain_steps: steps times chains that a checkpoint may take.
         metrics: name -> function (params, data) -> array, evaluated at each checkpoint and kept beside λ̂. A
             metric named "loss" stands in for L_n(w*) where that is not the training loss.
         block_size: checkpoints sampled at once; None for as many as keep the chains under 1 GiB, 64 at most; a
@@ -87,19 +96,26 @@ def sweep(
     check_metric_names(metrics)
     if block_size is not None and block_size < 1:
         raise ValueError(f"block_size must be at least 1 (it is a number of checkpoints), got {block_size}")
-    schedule = default_schedule(data, num_chains, num_draws, burn_in, thin, batch_size)
     nbeta = default_nbeta(count_examples(data)) if nbeta is None else nbeta
     first = _first_sound(checkpoints)
     posterior = LocalPosterior(loss, first, nbeta, gamma)
-    validate(posterior, sampler, data, schedule)
-    block_size = block_size or _fitting_block(first, num_chains, len(checkpoints.steps))
-    manifest = describe_sweep(key, posterior, data, checkpoints, sampler, schedule, metrics, block_size, title)
+    asked = Asked(sampler, num_chains, num_draws, burn_in, thin, batch_size, error, max_chain_steps)
+    asked.validate(posterior, data)
+    cost = gradient_flops(posterior, data)
+    size = choose_batch_size(asked, cost, count_examples(data))
+    block_size = block_size or _fitting_block(first, num_chains or 4, len(checkpoints.steps))
+    manifest = describe_sweep(key, posterior, data, checkpoints, asked, size, metrics, block_size, title)
     folder = Store(store) if store is not None else None
     with folder.locked() if folder else nullcontext():
+        stored = folder.manifest() if folder else None
+        if stored is None:
+            schedule = _schedule(key, posterior, checkpoints, data, asked, size, cost)
+            manifest = {**manifest, "schedule": dataclasses.asdict(schedule)}
         if folder:
             manifest = agree(folder, manifest)
-        block_size = manifest["block_size"]
-        job = Job(key, posterior, data, sampler, schedule, block_size, metrics)
+        block_size, schedule = manifest["block_size"], Schedule(**manifest["schedule"])
+        num_chains = schedule.num_chains
+        job = Job(key, posterior, data, sampler, error, schedule, block_size, metrics)
         results = Results(folder)
         num_lanes = math.ceil(len(checkpoints.steps) / block_size) * block_size * num_chains
         with progress_bar(num_lanes, schedule.num_steps, progress) as bar:
@@ -124,6 +140,29 @@ def _first_sound(checkpoints: Source) -> Params:
         except CheckpointError as error:
             failed = failed or error
     raise CheckpointError(f"none of the {len(checkpoints.steps)} checkpoints can be used; the first: {failed}")
+
+
+def _schedule(
+    key: RngKey,
+    posterior: LocalPosterior,
+    checkpoints: Source,
+    data: Batch,
+    asked: Asked,
+    batch_size: int,
+    cost: float,
+) -> Schedule:
+    """One schedule for all checkpoints, from the first, the middle and the last that are sound."""
+    steps = checkpoints.steps
+    few = {}
+    for step in (steps[0], steps[len(steps) // 2], steps[-1]):
+        with suppress(CheckpointError):
+            few[step] = sound(checkpoints.load(step))
+    if not few:
+        few = {0: posterior.anchor}
+    anchors = jax.tree.map(lambda *leaves: jnp.stack(leaves), *few.values())
+    posteriors = condition_all(posterior.at(anchors), data, batch_size)
+    pilot_key = jax.random.fold_in(key, 2**32 - 2)
+    return choose(pilot_key, posteriors, np.asarray(list(few)), data, asked, batch_size, cost).schedule
 
 
 def _fitting_block(params: Params, num_chains: int, num_checkpoints: int) -> int:

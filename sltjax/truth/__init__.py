@@ -22,6 +22,7 @@ from sltjax.truth.newton_polyhedron import newton_polyhedron_llc
 from sltjax.truth.problem import Truth, from_potential
 from sltjax.truth.quadratic import leimkuhler_matthews_llc, localized_llc, quadratic, sgld_llc
 from sltjax.truth.quadrature import finite_nbeta_llc
+from sltjax.truth.regression import linear_regression, logistic_regression
 from sltjax.truth.tanh_network import tanh_apply, tanh_llc, tanh_network
 
 __all__ = [
@@ -32,7 +33,9 @@ __all__ = [
     "finite_nbeta_llc",
     "from_potential",
     "leimkuhler_matthews_llc",
+    "linear_regression",
     "localized_llc",
+    "logistic_regression",
     "newton_polyhedron_llc",
     "normal_crossing",
     "normal_crossing_llc",

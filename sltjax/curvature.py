@@ -1,0 +1,160 @@
+"""How stiff a posterior is, and how noisy its batches: measured where chains go, not at the anchor alone.
+
+At a singular checkpoint the loss may be flat; what a step size must fit is the curvature where the posterior
+sends the chains.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from sltjax import observables as observe
+from sltjax.posterior import LocalPosterior
+from sltjax.samplers import LeimkuhlerMatthews
+from sltjax.samplers.noise import gaussian
+from sltjax.sampling import as_threefry, draw_batch, sample_block
+from sltjax.schedule import Schedule
+from sltjax.types import Batch, Info, Params, RngKey, Trace
+
+STEP_TIMES_CURVATURE = 0.5  # an eighth of the stability bound of a Langevin step, which leaves room for batches
+ROUNDS = 4
+POWER_ITERATIONS = 20
+FIRST_STEP_SIZES = 10.0 ** np.arange(-14.0, 3.0)
+ROUGH_ITERATIONS = 8
+TINY = 1e-30
+
+
+def curvature_a_step_away(
+    key: RngKey, posteriors: LocalPosterior, steps: Int[np.ndarray, " checkpoint"], batch: Batch
+) -> Float[np.ndarray, " checkpoint"]:
+    """The curvature for which a first step, noise and all, is stable where it lands; steps grow until none is.
+
+    Args:
+        key: consumed.
+        posteriors: as `condition_all` makes them, all leaves [checkpoint, ...].
+        steps: training step of each checkpoint, which seeds its noise.
+        batch: a batch of the size for which the posteriors were conditioned.
+
+    Returns:
+        For each checkpoint; NaN where the potential is finite at no distance, or its curvature beyond measure.
+    """
+    key = as_threefry(key)
+    curvature = np.full(len(steps), np.nan)
+    growing = np.ones(len(steps), bool)
+    for size in FIRST_STEP_SIZES:
+        positions = _a_step_away(key, posteriors.anchor, steps, np.float32(np.sqrt(size)))
+        met = np.asarray(_largest_curvature(key, posteriors, positions, batch, ROUGH_ITERATIONS))
+        growing &= size * met <= STEP_TIMES_CURVATURE
+        if not growing.any():
+            break
+        curvature = np.where(growing, STEP_TIMES_CURVATURE / size, curvature)
+    return curvature
+
+
+def curvature_met(
+    key: RngKey,
+    posteriors: LocalPosterior,
+    steps: Int[np.ndarray, " checkpoint"],
+    data: Batch,
+    batch_size: int,
+) -> tuple[Float[np.ndarray, "round checkpoint"], Trace]:
+    """The largest |eigenvalue| of the Hessian of U_B that pilot chains meet, for each checkpoint by itself.
+
+    Args:
+        key: consumed.
+        posteriors: as `condition_all` makes them, all leaves [checkpoint, ...].
+        steps: training step of each checkpoint, which seeds its noise.
+        data: pytree of arrays [n, ...].
+        batch_size: examples a step.
+
+    Returns:
+        A guess one step away from the anchor, then what each round of chains met, at the step size that the
+        round before suggests, NaN where the potential is finite at no distance; and the trace of the last round,
+        "params" and "delta_loss" at a few draws.
+    """
+    batch_key, near_key, *round_keys = jax.random.split(as_threefry(key), 2 + ROUNDS)
+    batch = draw_batch(batch_key, data, batch_size)
+    pilot = Schedule(num_chains=2, num_draws=4, burn_in=50, thin=50, batch_size=batch_size)
+    observables = {"params": position, "delta_loss": observe.delta_loss}
+    found = [curvature_a_step_away(near_key, posteriors, steps, batch)]
+    for round_key in round_keys:
+        sampler = LeimkuhlerMatthews(STEP_TIMES_CURVATURE / found[-1])
+        trace = sample_block(round_key, posteriors, steps, sampler, data, pilot, observables)
+        largest = _largest_curvature(near_key, posteriors, trace["params"], batch, POWER_ITERATIONS)
+        met = np.asarray(largest, np.float64)
+        found.append(np.where(np.isfinite(met), met, 10 * found[-1]))  # pilots that diverged were too bold
+    return np.stack(found), trace
+
+
+def position(params: Params, info: Info) -> Params:
+    """Where the chain is: an observable for few draws."""
+    return params
+
+
+@jax.jit
+def _a_step_away(key: Array, anchors: Params, steps: Array, scale: Array) -> Params:
+    def away(anchor: Params, step: Array) -> Params:
+        noise = gaussian(jax.random.fold_in(key, step), anchor)
+        return jax.tree.map(lambda w, z: (w + scale * z)[None, None], anchor, noise)
+
+    return jax.vmap(away)(anchors, steps)
+
+
+@partial(jax.jit, static_argnums=4)
+def _largest_curvature(
+    key: Array, posteriors: LocalPosterior, positions: Params, batch: Batch, iterations: int
+) -> Float[Array, " checkpoint"]:
+    """The largest |eigenvalue| of ∇²U_B over positions [checkpoint, chain, draw, ...], by power iteration."""
+
+    def at_position(posterior: LocalPosterior, params: Params) -> Array:
+        potential = posterior.potential(batch, posterior.anchor_terms(batch))
+        gradient = jax.grad(lambda w: potential(w)[0])
+
+        def iterate(direction: Params, _: None) -> tuple[Params, Array]:
+            product = jax.jvp(gradient, (params,), (direction,))[1]
+            norm = optax.tree.norm(product)
+            return optax.tree.scale(1 / jnp.maximum(norm, TINY), product), norm
+
+        start = gaussian(key, params)
+        start = optax.tree.scale(1 / optax.tree.norm(start), start)
+        return jax.lax.scan(iterate, start, length=iterations)[1][-1]
+
+    def at_checkpoint(posterior: LocalPosterior, positions: Params) -> Array:
+        flat = jax.tree.map(lambda w: w.reshape(-1, *w.shape[2:]), positions)
+        return jnp.max(jax.lax.map(lambda params: at_position(posterior, params), flat))
+
+    return jax.vmap(at_checkpoint)(posteriors, positions)
+
+
+def batch_heat(
+    key: RngKey, posteriors: LocalPosterior, positions: Params, data: Batch, batch_size: int
+) -> Float[np.ndarray, " checkpoint"]:
+    """E|∇U_B(w) − ∇U(w)|², how much noise batches put into a step, at positions [checkpoint, chain, draw, ...].
+
+    Half the squared difference of two independent batches estimates it without bias. To first order, noise of
+    that size raises λ̂ by D/8 times it, D the squared step along slow directions: on a quadratic exactly so,
+    whatever its axes, because tr(H·δV) = (D/4)·tr Σ for the covariance δV that noise Σ adds.
+    """
+    return np.asarray(_batch_heat(as_threefry(key), posteriors, positions, data, batch_size), np.float64)
+
+
+@partial(jax.jit, static_argnums=4)
+def _batch_heat(key: Array, posteriors: LocalPosterior, positions: Params, data: Batch, batch_size: int) -> Array:
+    def at_position(posterior: LocalPosterior, params: Params, key: Array) -> Array:
+        def gradient(key: Array) -> Params:
+            batch = draw_batch(key, data, batch_size)
+            return jax.grad(posterior.potential(batch, posterior.anchor_terms(batch)), has_aux=True)(params)[0]
+
+        one, other = (gradient(part) for part in jax.random.split(key))
+        return optax.tree.norm(optax.tree.sub(one, other), squared=True) / 2
+
+    def at_checkpoint(posterior: LocalPosterior, positions: Params) -> Array:
+        flat = jax.tree.map(lambda w: w.reshape(-1, *w.shape[2:]), positions)
+        keys = jax.random.split(key, len(jax.tree.leaves(flat)[0]))
+        return jnp.mean(jax.lax.map(lambda both: at_position(posterior, *both), (flat, keys)))
+
+    return jax.vmap(at_checkpoint)(posteriors, positions)
