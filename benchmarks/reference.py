@@ -30,7 +30,7 @@ from sltjax.types import Batch
 FILE = Path(__file__).parent / "references.json"
 CHAINS = 8
 ERROR = 0.007  # of λ̂
-MIN_DRAWS = 200  # a chain, below which R-hat and errors say little
+FIRST_LOOK = 100  # draws a chain, below which R-hat and errors say little; then at every doubling
 # Problems with an exact answer on which NUTS is run as well.
 CHECKS = (
     "quadratic d=10, 3 flat",
@@ -83,7 +83,7 @@ def nuts_reference(
         data: all of them, or rows with the same mean loss.
         key: consumed.
         warm_up: steps of adaptation.
-        block: draws a chain between two looks at the error and the clock.
+        block: draws a chain between two looks at the clock.
         seconds: after which no block is begun.
     """
     began = time.perf_counter()
@@ -98,7 +98,7 @@ def nuts_reference(
 
     warm_key, draw_key = jax.random.split(key)
     states, parameters, gradients = adapt(warm_key, log_density, anchor, warm_up)
-    gradients = int(np.sum(gradients, dtype=np.int64))
+    gradients = int(np.sum(jax.device_get(gradients), dtype=np.int64))
 
     @jax.jit
     def advance(key: jax.Array, states: Any) -> tuple[Any, tuple[jax.Array, jax.Array, jax.Array]]:
@@ -114,20 +114,28 @@ def nuts_reference(
         return jax.vmap(chain)(jax.random.split(key, CHAINS), states, parameters)
 
     draws = np.zeros((CHAINS, 0))
-    divergent = 0
+    divergent, next_look = 0, FIRST_LOOK
     while True:
         states, recorded = advance(jax.random.fold_in(draw_key, draws.shape[1]), states)
         fresh, steps, diverged = jax.device_get(recorded)
         draws = np.concatenate([draws, fresh], axis=1)
         gradients += int(np.sum(steps, dtype=np.int64))
         divergent += int(np.sum(diverged))
+        late = time.perf_counter() - began > seconds
+        if draws.shape[1] < next_look and not late:
+            continue
+        next_look *= 2  # few lengths, so that the estimator is not compiled for every problem anew
         estimate = sltjax.llc({"delta_loss": draws}, nbeta)
-        elapsed = time.perf_counter() - began
-        known = estimate.std_error <= ERROR * abs(estimate.value) and draws.shape[1] >= MIN_DRAWS
-        if known or elapsed > seconds:
-            rhat = float(estimate.health.rhat)
-            share = divergent / draws.size
-            return Reference(estimate.value, estimate.std_error, rhat, draws.size, share, gradients, elapsed)
+        if late or estimate.std_error <= ERROR * abs(estimate.value):
+            return Reference(
+                estimate.value,
+                estimate.std_error,
+                rhat=float(estimate.health.rhat),
+                draws=draws.size,
+                divergent=divergent / draws.size,
+                gradients=gradients,
+                seconds=time.perf_counter() - began,
+            )
 
 
 def adapt(
@@ -152,7 +160,7 @@ def adapt(
 
 def nuts(problem: Problem, built: Truth, seconds: float) -> Reference:
     size = ravel_pytree(built.params)[0].size
-    warm_up, block = (1000, 500) if size < 100 else (500, 100) if size < 2000 else (250, 25)
+    warm_up, block = (1000, 100) if size < 100 else (500, 50) if size < 2000 else (250, 10)
     key = jax.random.fold_in(key_of(problem.name), 1)
     return nuts_reference(
         built,
@@ -214,7 +222,6 @@ def main() -> None:
         found[name] = record(problem, built, reference, kind)
         save(found)
         print(f"{name}: λ {float(built.llc):g}, {found[name]}", flush=True)
-        jax.clear_caches()
 
 
 if __name__ == "__main__":

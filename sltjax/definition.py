@@ -64,7 +64,7 @@ class Curve:
     Attributes:
         nbeta: shape [grid].
         gamma: shape [grid].
-        trace: "delta_loss" and "distance" [grid, chain, draw], from which any estimator may be had afterwards.
+        trace: what `sample` records, [grid, chain, draw], from which other estimators may be had afterwards.
         estimates: λ̂ at each grid point, with errors that are independent on full data.
     """
 
@@ -125,8 +125,8 @@ class Curve:
             |λ̂(y) − λ̂(x)| ≤ tolerance · ½(|λ̂(x)| + |λ̂(y)|) · log₁₀(y/x) + 3·√(σ(x)² + σ(y)²)
 
         so that no slope beyond the tolerance need be assumed, neither between neighbours nor over all of the run.
-        Noise can hide a slope: where it could, `Plateau.messages` says so. Where runs are as wide, the one known
-        best is taken.
+        Noise can hide a slope: unless the slope of the run is within the tolerance by two standard errors,
+        `Plateau.messages` says so. Of runs as wide, the one known best is taken.
 
         Args:
             tolerance: the share of λ̂ by which it may change for each factor of ten in x.
@@ -161,16 +161,16 @@ class Curve:
         decades = np.log10(x) - np.average(np.log10(x), weights=precision)
         information = np.sum(precision * decades**2)
         slope, slope_error = np.sum(precision * decades * value) / information, information**-0.5
-        doubts = tuple(self._doubts(run, tolerance * abs(mean), slope_error))
+        doubts = tuple(self._doubts(run, float(slope), float(slope_error), tolerance * abs(float(mean))))
         low, high = float(x[0]), float(x[-1])
         return Plateau(low, high, float(mean), float(std_error), float(slope), float(slope_error), doubts)
 
-    def _doubts(self, run: slice, slope_allowed: float, slope_error: float) -> list[str]:
+    def _doubts(self, run: slice, slope: float, slope_error: float, allowed: float) -> list[str]:
         doubts = []
-        if 2 * slope_error > slope_allowed:
+        if abs(slope) + 2 * slope_error > allowed:
             doubts.append(
-                f"noise could hide a slope of {2 * slope_error:.2g} for each factor of ten, where {slope_allowed:.2g} "
-                "is allowed: raise num_draws"
+                f"not shown to be flat: its slope is {slope:+.2g} ± {slope_error:.2g} for each factor of ten, where "
+                f"{allowed:.2g} is allowed; raise num_draws"
             )
         if unwell := int(np.sum(~self.ok[run])):
             doubts.append(f"{unwell} of its {run.stop - run.start} points carry a warning: see Curve.messages")

@@ -145,17 +145,24 @@ DRAWS = {"num_chains": 16, "num_draws": 3000}
 
 @struct.dataclass
 class Revealing:
-    """A preconditioned sampler whose Info shows the scale that it moves by, in place of its acceptance."""
+    """A sampler whose Info also shows the scale that it moves by, in place of its acceptance, if it has one.
+
+    Its name keeps jit from taking one sampler for another: to jax 0.10, pytrees of two registered dataclasses are
+    equal if their fields are, and in one case out of some hundred the cache finds the wrong one's program.
+    """
 
     needs_full_data: ClassVar[bool] = False
 
     sampler: Any
+    name: str = struct.field(pytree_node=False)
 
     def init(self, key, params):
         return self.sampler.init(key, params)
 
     def step(self, key, state, potential):
         moved, info = self.sampler.step(key, state, potential)
+        if not hasattr(self.sampler, "preconditioner"):
+            return moved, info
         scale = self.sampler.preconditioner.scale(moved.statistics.learnt, state.params)
         return moved, info.replace(acceptance=scale * jnp.ones_like(state.params))
 
@@ -171,7 +178,7 @@ def revealed(params, info):
 
 
 def draw(truth, sampler, gamma, *, seed=0, batch_size=None, anchored=True, thin=4, **settings):
-    """A trace of the ΔL around a truth, and of `settings["observables"]`; one program for equal shapes."""
+    """A trace of the ΔL around a truth, or of other observables; one program for equal shapes."""
     posterior = sltjax.LocalPosterior(truth.loss, truth.params, NBETA, gamma, anchored=anchored)
     settings = {"observables": {"delta_loss": observables.delta_loss}, "burn_in": 500 * thin} | DRAWS | settings
     batch_size = batch_size or truth.num_examples
@@ -186,11 +193,13 @@ def draw_and_expect(name, truth, curvatures, gamma, stiffness, **settings):
     precisions = NBETA * curvatures + gamma
     step_size = case.step_size(stiffness, precisions)
     sampler = case.make(step_size, precisions.max())
+    recorded = {"delta_loss": observables.delta_loss}
     if case.scale_power == 0 or sampler.needs_full_data:
-        trace = draw(truth, sampler, gamma, thin=case.thin, **settings)
+        settings = {"observables": recorded} | settings
+        trace = draw(truth, Revealing(sampler, name), gamma, thin=case.thin, **settings)
         return trace, case.exact(curvatures, NBETA, gamma, step_size)
-    recorded = {"delta_loss": observables.delta_loss, "scale": revealed}
-    trace = draw(truth, Revealing(sampler), gamma, thin=case.thin, observables=recorded, **settings)
+    recorded["scale"] = revealed
+    trace = draw(truth, Revealing(sampler, name), gamma, thin=case.thin, observables=recorded, **settings)
     directions = [
         [case.exact([h], NBETA, gamma, float(step_size * s)) for h, s in zip(curvatures, scale, strict=True)]
         for scale in trace["scale"][:, -1]

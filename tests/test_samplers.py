@@ -13,7 +13,6 @@ from cases import (
     QUADRATICS,
     SAMPLERS,
     assert_agrees,
-    draw,
     draw_and_expect,
     even_delta_loss,
 )
@@ -128,9 +127,8 @@ def test_gradient_noise_heats_the_plain_potential_as_theory_says(name):
     heating = exact / localized_llc(curvatures, NBETA, gamma)
     assert heating == pytest.approx(1, abs=0.01) if name.startswith("sgnht") else heating > 1.5
     truth = quadratic(jax.random.key(1), curvatures, num_examples=64, gradient_noise=0.3)
-    sampler = case.make(step_size, None)
     recorded = {"delta_loss": even_delta_loss}
-    trace = draw(truth, sampler, gamma, batch_size=4, anchored=False, observables=recorded)
+    trace, _ = draw_and_expect(name, truth, curvatures, gamma, 0.5, batch_size=4, anchored=False, observables=recorded)
     assert_agrees(sltjax.llc(trace, NBETA), exact, cap=0.02)
 
 

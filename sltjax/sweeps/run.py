@@ -110,7 +110,7 @@ def sweep(
         stored = folder.manifest() if folder else None
         if stored is None:
             schedule = _schedule(key, posterior, checkpoints, data, asked, size, cost)
-            manifest = {**manifest, "schedule": dataclasses.asdict(schedule)}
+            manifest = {**manifest, "schedule": dict(sorted(dataclasses.asdict(schedule).items()))}
         if folder:
             manifest = agree(folder, manifest)
         block_size, schedule = manifest["block_size"], Schedule(**manifest["schedule"])
