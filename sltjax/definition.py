@@ -142,7 +142,8 @@ class Curve:
         if not runs:
             return None
         return max(
-            (self._plateau(run, tolerance) for run in runs), key=lambda p: (np.log(p.high / p.low), -p.std_error)
+            (self._plateau(run, tolerance) for run in runs),
+            key=lambda p: (round(np.log(p.high / p.low), 6), -p.std_error),
         )
 
     def _agree(self, tolerance: float) -> Bool[np.ndarray, "grid grid"]:

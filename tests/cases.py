@@ -193,18 +193,22 @@ def draw_and_expect(name, truth, curvatures, gamma, stiffness, **settings):
     precisions = NBETA * curvatures + gamma
     step_size = case.step_size(stiffness, precisions)
     sampler = case.make(step_size, precisions.max())
-    recorded = {"delta_loss": observables.delta_loss}
-    if case.scale_power == 0 or sampler.needs_full_data:
-        settings = {"observables": recorded} | settings
-        trace = draw(truth, Revealing(sampler, name), gamma, thin=case.thin, **settings)
+    recorded = {"delta_loss": observables.delta_loss} | ({"scale": revealed} if case.scale_power else {})
+    settings = {"observables": recorded} | settings
+    trace = draw(truth, Revealing(sampler, name), gamma, thin=case.thin, **settings)
+    if not case.scale_power:
         return trace, case.exact(curvatures, NBETA, gamma, step_size)
-    recorded["scale"] = revealed
-    trace = draw(truth, Revealing(sampler, name), gamma, thin=case.thin, observables=recorded, **settings)
+    scale = trace["scale"][:, 0]
+    np.testing.assert_array_equal(trace["scale"], np.broadcast_to(scale[:, None], trace["scale"].shape))
+    return trace, exact_at_scale(case.exact, curvatures, gamma, step_size * scale)
+
+
+def exact_at_scale(exact, curvatures, gamma, step_sizes):
+    """λ̂ where every chain and direction has a step size of its own, shape [chain, d]."""
     directions = [
-        [case.exact([h], NBETA, gamma, float(step_size * s)) for h, s in zip(curvatures, scale, strict=True)]
-        for scale in trace["scale"][:, -1]
+        exact([h], NBETA, gamma, float(e)) for chain in step_sizes for h, e in zip(curvatures, chain, strict=True)
     ]
-    return trace, np.sum(directions, axis=1).mean()
+    return np.sum(directions) / len(step_sizes)
 
 
 def assert_agrees(estimate, exact, cap, bias=0.0):

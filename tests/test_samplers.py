@@ -129,7 +129,7 @@ def test_gradient_noise_heats_the_plain_potential_as_theory_says(name):
     truth = quadratic(jax.random.key(1), curvatures, num_examples=64, gradient_noise=0.3)
     recorded = {"delta_loss": even_delta_loss}
     trace, _ = draw_and_expect(name, truth, curvatures, gamma, 0.5, batch_size=4, anchored=False, observables=recorded)
-    assert_agrees(sltjax.llc(trace, NBETA), exact, cap=0.02)
+    assert_agrees(sltjax.llc(trace, NBETA), exact, cap=0.03)
 
 
 @pytest.mark.parametrize("name", KINDS)

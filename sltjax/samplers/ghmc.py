@@ -89,7 +89,7 @@ class GHMC:
         return GHMCState(
             params=params,
             momentum=gaussian(momentum_key, params),
-            potential=jnp.full((), jnp.inf),
+            potential=jnp.full((), jnp.inf, jnp.float32),
             gradient=optax.tree.zeros_like(params),
             measured=Measured(zero, zero, optax.tree.zeros_like(params)),
             slice=jax.random.uniform(slice_key, minval=-1.0, maxval=1.0),
