@@ -139,6 +139,8 @@ def run_demo(folder: Path, size: Size = FULL, progress: bool = True) -> xr.Datas
         store=folder / "results",
         num_chains=size.num_chains,
         num_draws=size.num_draws,
+        thin=2,
+        batch_size=512,
         metrics={"loss": training_loss, "singular_values": singular_values, "exact_llc": exact_llc},
         title="Saddle to saddle: a linear network 10-4-10 learns a target of rank 4",
         progress=progress,

@@ -187,9 +187,8 @@ def _advance(
         """`thin` steps, of which the last is recorded: one copy of the step in the program, however many they are."""
 
         def thinned(number: Array, carry: tuple[Any, Trace]) -> tuple[Any, Trace]:
-            states, recorded = carry
-            states, info = step(states, (first_draw + index) * thin + number)
-            return states, jax.lax.cond(number == thin - 1, observe_lanes, lambda info: recorded, info)
+            states, info = step(carry[0], (first_draw + index) * thin + number)
+            return states, observe_lanes(info)
 
         shapes = jax.eval_shape(lambda states: observe_lanes(step(states, index)[1]), states)
         nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)

@@ -14,6 +14,7 @@ from scipy.optimize import brentq
 import sltjax
 from sltjax import observables
 from sltjax.samplers import Adam, Identity, Newton, RMSProp, gaussian, rademacher
+from sltjax.samplers.adaptation import set_learning
 from sltjax.truth import leimkuhler_matthews_llc, localized_llc, sgld_llc
 
 PERSISTENCE = 0.9
@@ -115,7 +116,7 @@ def _all_samplers():
 
         for noise_suffix, noise in NOISES.items():
             for name, (sampler, exact) in _batch_samplers(noise).items():
-                is_main = not noise_suffix and (copes or (not suffix and name in ("sgld", "sgnht")))
+                is_main = not noise_suffix and (copes or name + suffix == "sgld")
                 case = Case(with_scale(sampler), exact, power, name != "sgnht", copes, is_main)
                 yield name + noise_suffix + suffix, case
         ghmc = with_scale(lambda step_size, **rest: sltjax.GHMC(step_size**0.5, **rest))
@@ -145,24 +146,29 @@ DRAWS = {"num_chains": 16, "num_draws": 3000}
 
 @struct.dataclass
 class Revealing:
-    """A sampler whose Info also shows the scale that it moves by, in place of its acceptance, if it has one.
+    """A sampler whose Info shows the scale that it moves by in place of its acceptance, if it has a preconditioner.
 
-    Its name keeps jit from taking one sampler for another: to jax 0.10, pytrees of two registered dataclasses are
-    equal if their fields are, and in one case out of some hundred the cache finds the wrong one's program.
+    Attributes:
+        sampler: the sampler.
+        name: keeps jit from taking one sampler for another: to jax 0.10, pytrees of two registered dataclasses are
+            equal if their fields are, and in one case out of some hundred its cache finds the other one's program.
+        learns: 2 lets it learn along the whole chain, 1 in burn-in alone.
     """
 
     needs_full_data: ClassVar[bool] = False
 
     sampler: Any
     name: str = struct.field(pytree_node=False)
+    learns: Any = 1.0
 
     def init(self, key, params):
         return self.sampler.init(key, params)
 
     def step(self, key, state, potential):
-        moved, info = self.sampler.step(key, state, potential)
         if not hasattr(self.sampler, "preconditioner"):
-            return moved, info
+            return self.sampler.step(key, state, potential)
+        state = set_learning(state, state.statistics.learning | (self.learns > 1))
+        moved, info = self.sampler.step(key, state, potential)
         scale = self.sampler.preconditioner.scale(moved.statistics.learnt, state.params)
         return moved, info.replace(acceptance=scale * jnp.ones_like(state.params))
 
@@ -173,14 +179,17 @@ def even_delta_loss(params, info):
 
 
 def revealed(params, info):
-    """The observable of what `Revealing` reveals."""
+    """What `Revealing` reveals: a scale, or else the acceptance."""
     return info.acceptance
 
 
+RECORDED = {"delta_loss": observables.delta_loss, "revealed": revealed}
+
+
 def draw(truth, sampler, gamma, *, seed=0, batch_size=None, anchored=True, thin=4, **settings):
-    """A trace of the ΔL around a truth, or of other observables; one program for equal shapes."""
+    """A trace of the ΔL around a truth, and of what was revealed; one program for equal shapes."""
     posterior = sltjax.LocalPosterior(truth.loss, truth.params, NBETA, gamma, anchored=anchored)
-    settings = {"observables": {"delta_loss": observables.delta_loss}, "burn_in": 500 * thin} | DRAWS | settings
+    settings = {"observables": RECORDED, "burn_in": 500 * thin} | DRAWS | settings
     batch_size = batch_size or truth.num_examples
     return sltjax.sample(
         jax.random.key(seed), posterior, sampler, truth.data, thin=thin, batch_size=batch_size, **settings
@@ -193,13 +202,11 @@ def draw_and_expect(name, truth, curvatures, gamma, stiffness, **settings):
     precisions = NBETA * curvatures + gamma
     step_size = case.step_size(stiffness, precisions)
     sampler = case.make(step_size, precisions.max())
-    recorded = {"delta_loss": observables.delta_loss} | ({"scale": revealed} if case.scale_power else {})
-    settings = {"observables": recorded} | settings
     trace = draw(truth, Revealing(sampler, name), gamma, thin=case.thin, **settings)
     if not case.scale_power:
         return trace, case.exact(curvatures, NBETA, gamma, step_size)
-    scale = trace["scale"][:, 0]
-    np.testing.assert_array_equal(trace["scale"], np.broadcast_to(scale[:, None], trace["scale"].shape))
+    scale = trace["revealed"][:, 0]
+    np.testing.assert_array_equal(trace["revealed"], np.broadcast_to(scale[:, None], trace["revealed"].shape))
     return trace, exact_at_scale(case.exact, curvatures, gamma, step_size * scale)
 
 

@@ -1,4 +1,6 @@
 import dataclasses
+import functools
+import itertools
 import subprocess
 import sys
 
@@ -42,18 +44,28 @@ def is_for_batches(name):
     return not SAMPLERS[name].make(1.0, 1.0).needs_full_data
 
 
+def scale_is_constant(name):
+    """Whether the scale before the first step is that of a Newton curvature, or 1."""
+    return SAMPLERS[name].scale_power in (0, 1)
+
+
 def potential(w):
     value = sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(w))
     return value, Measured(value, value, optax.tree.zeros_like(w))
+
+
+@functools.cache
+def draw_on(problem, name, stiffness):
+    curvatures, gamma = QUADRATICS[problem]
+    truth = quadratic(jax.random.key(1), curvatures, num_examples=64)
+    return draw_and_expect(name, truth, curvatures, gamma, stiffness)
 
 
 @over(SAMPLERS)
 @pytest.mark.parametrize("problem", QUADRATICS)
 @pytest.mark.parametrize("stiffness", [pytest.param(0.1, marks=slow), pytest.param(1.0, marks=slow), 2.5])
 def test_llc_is_exact_at_finite_steps(name, problem, stiffness):
-    curvatures, gamma = QUADRATICS[problem]
-    truth = quadratic(jax.random.key(1), curvatures, num_examples=64)
-    trace, exact = draw_and_expect(name, truth, curvatures, gamma, stiffness)
+    trace, exact = draw_on(problem, name, stiffness)
     assert_agrees(sltjax.llc(trace, NBETA), exact, cap=0.02)
 
 
@@ -74,9 +86,8 @@ def test_bad_scaling_is_mixed_through_in_the_end(name):
     assert_agrees(sltjax.llc(trace, NBETA), exact, cap=0.02)
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if SAMPLERS[name].is_linear])
-@pytest.mark.parametrize("gradient_noise", [0.0, 0.3])
-def test_the_law_of_a_step_is_as_theory_says(name, gradient_noise):
+@pytest.mark.parametrize("name", [name for name in KINDS if SAMPLERS[name].is_linear and scale_is_constant(name)])
+def test_the_law_of_a_step_is_as_theory_says(name):
     """A step on a quadratic is linear in state, noise and batch: its stationary variance, from its own Jacobians."""
     case, curvature, gamma, batch_size, largest = SAMPLERS[name], 2.0, 10.0, 4, 500.0
     precision = NBETA * curvature + gamma
@@ -99,18 +110,18 @@ def test_the_law_of_a_step_is_as_theory_says(name, gradient_noise):
 
         return jax.jacobian(step, argnums=(0, 1, 2))(jnp.zeros_like(flat), jnp.zeros(1), jnp.zeros(1)), scale
 
-    for stiffness in (0.1, 1.0, 2.5):
-        step_size = stiffness / precision * largest ** (case.scale_power == 1)
+    for stiffness, gradient_noise in itertools.product((0.1, 1.0, 2.5), (0.0, 0.3)):
+        step_size = stiffness / precision * largest**case.scale_power
         found = jacobians(case.make(step_size, largest))
         ((keep, kick, heat), (see, blur, _)), scale = jax.tree.map(lambda x: np.asarray(x, float), found)
         heat = heat * NBETA * gradient_noise / batch_size**0.5
         variance = see @ solve_discrete_lyapunov(keep, kick @ kick.T + heat @ heat.T) @ see.T + blur @ blur.T
         scaled = step_size * float(np.squeeze(scale))
         exact = case.exact([curvature], NBETA, gamma, scaled, gradient_noise**2, batch_size)
-        assert float(NBETA * curvature * variance[0, 0] / 2) == pytest.approx(exact, rel=1e-3)
+        assert NBETA * curvature * variance.item() / 2 == pytest.approx(exact, rel=1e-3)
 
 
-@over([name for name in PLAIN if is_for_batches(name)])
+@over([name for name in PLAIN if is_for_batches(name)], default=lambda case: case is SAMPLERS["sgld"])
 def test_the_anchored_potential_cancels_additive_gradient_noise(name):
     curvatures, gamma = QUADRATICS["even"]
     truth = quadratic(jax.random.key(1), curvatures, num_examples=64, gradient_noise=0.3)
@@ -118,7 +129,9 @@ def test_the_anchored_potential_cancels_additive_gradient_noise(name):
     assert_agrees(sltjax.llc(trace, NBETA), exact, cap=0.02)
 
 
-@over([name for name in PLAIN if is_for_batches(name)])
+@over(
+    [name for name in PLAIN if is_for_batches(name)], default=lambda case: case in (SAMPLERS["sgld"], SAMPLERS["sgnht"])
+)
 def test_gradient_noise_heats_the_plain_potential_as_theory_says(name):
     case = SAMPLERS[name]
     curvatures, gamma = QUADRATICS["even"]
@@ -133,7 +146,7 @@ def test_gradient_noise_heats_the_plain_potential_as_theory_says(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_dtype_and_structure_are_kept(name):
+def test_types_and_structure_are_kept(name):
     params = {"a": jnp.ones((2, 3)), "b": [jnp.zeros(4)]}
     sampler = SAMPLERS[name].make(0.01, 1.0)
 
@@ -144,12 +157,13 @@ def test_dtype_and_structure_are_kept(name):
     start, state, info = jax.eval_shape(step, jax.random.key(0))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     assert state.params == info.params == info.measured.pull == shapes
-    assert jax.tree.structure(state) == jax.tree.structure(start)
-    assert jax.tree.map(jnp.dtype, state) == jax.tree.map(jnp.dtype, start)
     assert info.potential.shape == ()
+    assert str(jax.tree.structure(state)) == str(jax.tree.structure(start))
+    for (path, before), after in zip(jax.tree.leaves_with_path(start), jax.tree.leaves(state), strict=True):
+        assert before == after, path  # weak types count: they would compile the second chunk of a chain anew
 
 
-@over(KINDS)
+@pytest.mark.parametrize("name", KINDS)
 def test_one_compilation_serves_many_hyperparameters(name):
     traces = []
 
@@ -159,31 +173,41 @@ def test_one_compilation_serves_many_hyperparameters(name):
         start = sampler.init(jax.random.key(1), w)
         return sampler.step(jax.random.key(0), start, potential)[0].params
 
-    def make(factor):
-        leaves, treedef = jax.tree.flatten(SAMPLERS[name].make(0.01, 2.0))
-        return treedef.unflatten([jnp.float32(x) * (1 - factor / place) for place, x in enumerate(leaves, 1)])
-
-    factors = [0.0, 0.05, 0.1]
-    moved = [step(make(factor), jnp.ones(3)) for factor in factors]
+    for factor in (0.0, 0.05, 0.1):
+        step.trace(varied(name, factor), jnp.ones(3))
     assert len(traces) == 1
-    assert not np.allclose(moved[0], moved[1])
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *map(make, factors))
-    np.testing.assert_allclose(jax.vmap(step, in_axes=(0, None))(stacked, jnp.ones(3)), jnp.stack(moved), rtol=1e-5)
+
+
+@over(KINDS, default=lambda case: case in (SAMPLERS["sgnht newton"], SAMPLERS["mala newton"]))
+def test_hyperparameters_may_be_mapped_over(name):
+    def step(sampler, w):
+        start = sampler.init(jax.random.key(1), w)
+        return sampler.step(jax.random.key(0), start, potential)[0].params
+
+    samplers = [varied(name, factor) for factor in (0.0, 0.05, 0.1)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *samplers)
+    mapped = jax.jit(jax.vmap(step, in_axes=(0, None)))(stacked, jnp.ones(3))
+    np.testing.assert_allclose(mapped, jnp.stack([jax.jit(step)(s, jnp.ones(3)) for s in samplers]), rtol=1e-5)
+    assert not np.allclose(mapped[0], mapped[1])
+
+
+def varied(name, factor):
+    leaves, treedef = jax.tree.flatten(SAMPLERS[name].make(0.01, 2.0))
+    return treedef.unflatten([jnp.float32(x) * (1 - factor / place) for place, x in enumerate(leaves, 1)])
 
 
 @over(KINDS)
 def test_keys_decide_everything(name):
     curvatures, gamma = QUADRATICS["even"]
     truth = quadratic(jax.random.key(1), curvatures, num_examples=64)
-    first, again, other = (
-        draw_and_expect(name, truth, curvatures, gamma, 1.0, seed=seed)[0]["delta_loss"] for seed in (0, 0, 1)
-    )
+    first = draw_on("even", name, 2.5)[0]["delta_loss"]
+    again, other = (draw_and_expect(name, truth, curvatures, gamma, 2.5, seed=s)[0]["delta_loss"] for s in (0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.mean(first == other) < 0.01
     assert np.mean(first[0] == first[1]) < 0.01
 
 
-@over(KINDS)
+@pytest.mark.parametrize("name", KINDS)
 def test_keys_are_used_once(name):
     sampler = SAMPLERS[name].make(0.01, 2.0)
 
@@ -192,15 +216,16 @@ def test_keys_are_used_once(name):
         return sampler.step(key, sampler.init(start_key, jnp.ones(3)), potential)[0].params
 
     with jax.debug_key_reuse(True):
-        jax.jit(step)(jax.random.key(0))
+        jax.eval_shape(jax.jit(step), jax.random.key(0))
 
 
 def test_a_restricted_chain_moves_nothing_else():
-    features = jax.random.normal(jax.random.key(0), (32, 2))
-    params = {"moved": jnp.array([1.0, -1.0]), "frozen": jnp.array([2.0])}
+    features = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    target = np.array([1.0, -1.0], np.float32)
+    params = {"moved": target, "frozen": np.array([2.0], np.float32)}
 
     def loss(params, batch):
-        return jnp.square(batch @ (params["moved"] - jnp.array([1.0, -1.0])) * params["frozen"]) / 2
+        return jnp.square(batch @ (params["moved"] - target) * params["frozen"]) / 2
 
     restricted, start = sltjax.restrict(loss, params, lambda params: {"moved": params["moved"]})
     posterior = sltjax.LocalPosterior(restricted, start, NBETA, 1.0)
@@ -208,19 +233,19 @@ def test_a_restricted_chain_moves_nothing_else():
     trace = sltjax.sample(
         jax.random.key(0),
         posterior,
-        sltjax.NUTS(),
+        sltjax.SGLD(1e-4),
         features,
         observables=recorded,
         num_chains=2,
-        num_draws=300,
-        burn_in=200,
-        batch_size=32,
+        num_draws=100,
+        burn_in=10,
+        batch_size=64,
     )
     assert set(trace["params"]) == {"moved"}
-    assert np.all(np.std(trace["params"]["moved"], axis=1) > 0)
-    w = trace["params"]["moved"][0, -1]
-    delta = jnp.mean(loss({"moved": w, "frozen": params["frozen"]}, features) - loss(params, features))
-    np.testing.assert_allclose(trace["delta_loss"][0, -1], delta, rtol=1e-4)
+    moved = trace["params"]["moved"]
+    assert np.all(moved.std(axis=1) > 0.01)
+    expected = np.mean(np.square((moved - target) @ features.T * 2) / 2, axis=-1)
+    np.testing.assert_allclose(trace["delta_loss"], expected, rtol=1e-3)
 
 
 SHARDED = """

@@ -51,7 +51,8 @@ class MALA:
         """Start a chain at `params`; its first step is always accepted."""
         zero, zeros = jnp.zeros(()), optax.tree.zeros_like(params)
         measured = Measured(zero, zero, zeros)
-        return MALAState(params, jnp.full((), jnp.inf), zeros, measured, adapted(self.preconditioner.init(params)))
+        statistics = adapted(self.preconditioner.init(params))
+        return MALAState(params, jnp.float32(jnp.inf), zeros, measured, statistics)
 
     def step(self, key: RngKey, state: MALAState, potential: Potential) -> tuple[MALAState, Info]:
         """One step; the information is about the position after it."""
@@ -74,15 +75,15 @@ class MALA:
         acceptance = jnp.where(jnp.isnan(log_ratio), 0.0, jnp.exp(jnp.minimum(log_ratio, 0.0)))
         accepted = jax.random.uniform(accept_key) < acceptance
 
-        there = (params, value, gradient, measured)
-        here = (state.params, state.potential, state.gradient, state.measured)
-        chosen = _choose(accepted, there, here)
         # a chain that rejects what lies far out would never learn that it is steep there
         is_finite = jnp.isfinite(optax.tree.norm(gradient, squared=True))
         seen, pull = _choose(is_finite, (gradient, measured.pull), (state.gradient, state.measured.pull))
         statistics = state.statistics.update(self.preconditioner.update(state.statistics.learnt, seen, pull))
-        params, value, _, measured = chosen
-        return MALAState(*chosen, statistics), Info(params, value, measured, acceptance)
+
+        there = (params, value, gradient, measured)
+        here = (state.params, state.potential, state.gradient, state.measured)
+        params, value, gradient, measured = _choose(accepted, there, here)
+        return MALAState(params, value, gradient, measured, statistics), Info(params, value, measured, acceptance)
 
 
 def _choose(condition: Array, new: Any, old: Any) -> Any:
