@@ -287,7 +287,7 @@ def _lengths(asked: Asked, pilot: Schedule, seen: tuple[Estimate, ...], most: in
     thinning = 1 if asked.thin is not None else int(np.clip(drawn_for_one / 10, 1, MAX_THINNING))
     wanted = max((_steps_wanted(asked, pilot, e) for e in seen), default=0)
     thin = pilot.thin * thinning
-    longest = max(MIN_DRAWS * pilot.thin, min(MAX_DRAWS * thin, int(0.8 * most)))
+    longest = max(MIN_DRAWS * pilot.thin, min(MAX_DRAWS * thin, int(0.78 * most)))
     steps = int(np.clip(wanted, MIN_DRAWS * pilot.thin, longest)) if asked.num_draws is None else asked.num_draws * thin
     num_draws = math.ceil(steps / thin) if asked.num_draws is None else asked.num_draws
     burn_in = min(max(pilot.burn_in, steps // 4), num_draws * thin - 1) if asked.burn_in is None else asked.burn_in
