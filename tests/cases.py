@@ -115,6 +115,8 @@ def _all_samplers():
             return lambda step_size, largest: sampler(step_size, preconditioner=preconditioner(largest))
 
         for noise_suffix, noise in NOISES.items():
+            if noise_suffix and suffix:
+                continue  # noise and scale do not meet: each is tried against the plain other
             for name, (sampler, exact) in _batch_samplers(noise).items():
                 is_main = not noise_suffix and (copes or name + suffix == "sgld")
                 case = Case(with_scale(sampler), exact, power, name != "sgnht", copes, is_main)
