@@ -131,7 +131,8 @@ class Adam:
     """The scale of RMSProp; while it is learnt, the drift is the running mean of the loss gradient.
 
     A running mean is no gradient of U where the chain stands, so that drawing goes back to the gradient itself:
-    published Adam-SGLD (arXiv 2507.21449) keeps it, and has another target.
+    published Adam-SGLD (arXiv 2507.21449) keeps it, and has another target. Samplers with a momentum of their own
+    follow the gradient throughout.
 
     Attributes:
         momentum: b1, of the mean.

@@ -56,7 +56,8 @@ class SGHMC:
     def step(self, key: RngKey, state: SGHMCState, potential: Potential) -> tuple[SGHMCState, Info]:
         """One step; the information is about the position before it."""
         (value, measured), gradient = jax.value_and_grad(potential, has_aux=True)(state.params)
-        statistics, scale, drift = precondition(self.preconditioner, state.statistics, gradient, measured.pull)
+        # Adam's drift, a force that lags behind, would drive the momentum: the gradient stays
+        statistics, scale, _ = precondition(self.preconditioner, state.statistics, gradient, measured.pull)
         root = jax.tree.map(lambda s: jnp.sqrt(self.step_size * s), scale)
 
         def kick(p: Array, g: Array, z: Array, r: Scalar) -> Array:
@@ -65,6 +66,6 @@ class SGHMC:
         def move(w: Array, p: Array, r: Scalar) -> Array:
             return w + r * p
 
-        momentum = jax.tree.map(kick, state.momentum, drift, self.noise(key, state.params), root)
+        momentum = jax.tree.map(kick, state.momentum, gradient, self.noise(key, state.params), root)
         params = jax.tree.map(move, state.params, momentum, root)
         return SGHMCState(params, momentum, statistics), Info(state.params, value, measured)

@@ -67,7 +67,8 @@ class SGNHT:
     def step(self, key: RngKey, state: SGNHTState, potential: Potential) -> tuple[SGNHTState, Info]:
         """One step; the information is about the position before it."""
         (value, measured), gradient = jax.value_and_grad(potential, has_aux=True)(state.params)
-        statistics, scale, drift = precondition(self.preconditioner, state.statistics, gradient, measured.pull)
+        # Adam's drift, a force that lags behind, would drive the momentum: the gradient stays
+        statistics, scale, _ = precondition(self.preconditioner, state.statistics, gradient, measured.pull)
         root = jax.tree.map(lambda s: jnp.sqrt(self.step_size * s), scale)
         kept = jnp.exp(-state.friction)
 
@@ -80,7 +81,7 @@ class SGNHT:
         def move(w: Array, p: Array, q: Array, r: Scalar) -> Array:
             return w + r / 2 * (p + q)
 
-        kicked = jax.tree.map(kick, state.momentum, drift, root)
+        kicked = jax.tree.map(kick, state.momentum, gradient, root)
         momentum = jax.tree.map(refresh, kicked, self.noise(key, state.params))
         params = jax.tree.map(move, state.params, kicked, momentum, root)
         before, after = (optax.tree.norm(p, squared=True) / optax.tree.size(p) for p in (kicked, momentum))

@@ -57,7 +57,8 @@ class UnderdampedLangevin:
     def step(self, key: RngKey, state: UnderdampedState, potential: Potential) -> tuple[UnderdampedState, Info]:
         """One step; the information is about the position before it."""
         (value, measured), gradient = jax.value_and_grad(potential, has_aux=True)(state.params)
-        statistics, scale, drift = precondition(self.preconditioner, state.statistics, gradient, measured.pull)
+        # Adam's drift, a force that lags behind, would drive the momentum: the gradient stays
+        statistics, scale, _ = precondition(self.preconditioner, state.statistics, gradient, measured.pull)
         root = jax.tree.map(jnp.sqrt, scale)
 
         def kick(p: Array, g: Array, r: Scalar) -> Array:
@@ -69,7 +70,7 @@ class UnderdampedLangevin:
         def move(w: Array, p: Array, q: Array, r: Scalar) -> Array:
             return w + self.step_size / 2 * r * (p + q)
 
-        kicked = jax.tree.map(kick, state.momentum, drift, root)
+        kicked = jax.tree.map(kick, state.momentum, gradient, root)
         momentum = jax.tree.map(refresh, kicked, self.noise(key, state.params))
         params = jax.tree.map(move, state.params, kicked, momentum, root)
         return UnderdampedState(params, momentum, statistics), Info(state.params, value, measured)
