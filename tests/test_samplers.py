@@ -40,6 +40,11 @@ def over(names, default=lambda case: case.is_main):
     )
 
 
+def some(*names):
+    """Their cases."""
+    return [SAMPLERS[name] for name in names]
+
+
 def is_for_batches(name):
     return not SAMPLERS[name].make(1.0, 1.0).needs_full_data
 
@@ -121,7 +126,7 @@ def test_the_law_of_a_step_is_as_theory_says(name):
         assert NBETA * curvature * variance.item() / 2 == pytest.approx(exact, rel=1e-3)
 
 
-@over([name for name in PLAIN if is_for_batches(name)], default=lambda case: case is SAMPLERS["sgld"])
+@over([name for name in PLAIN if is_for_batches(name)], default=lambda case: case in some("sgld"))
 def test_the_anchored_potential_cancels_additive_gradient_noise(name):
     curvatures, gamma = QUADRATICS["even"]
     truth = quadratic(jax.random.key(1), curvatures, num_examples=64, gradient_noise=0.3)
@@ -129,9 +134,7 @@ def test_the_anchored_potential_cancels_additive_gradient_noise(name):
     assert_agrees(sltjax.llc(trace, NBETA), exact, cap=0.02)
 
 
-@over(
-    [name for name in PLAIN if is_for_batches(name)], default=lambda case: case in (SAMPLERS["sgld"], SAMPLERS["sgnht"])
-)
+@over([name for name in PLAIN if is_for_batches(name)], default=lambda case: case in some("sgld", "sgnht"))
 def test_gradient_noise_heats_the_plain_potential_as_theory_says(name):
     case = SAMPLERS[name]
     curvatures, gamma = QUADRATICS["even"]
@@ -178,7 +181,7 @@ def test_one_compilation_serves_many_hyperparameters(name):
     assert len(traces) == 1
 
 
-@over(KINDS, default=lambda case: case in (SAMPLERS["sgnht newton"], SAMPLERS["mala newton"]))
+@over(KINDS, default=lambda case: case in some("sgnht newton", "mala newton"))
 def test_hyperparameters_may_be_mapped_over(name):
     def step(sampler, w):
         start = sampler.init(jax.random.key(1), w)
@@ -196,7 +199,7 @@ def varied(name, factor):
     return treedef.unflatten([jnp.float32(x) * (1 - factor / place) for place, x in enumerate(leaves, 1)])
 
 
-@over(KINDS)
+@over(KINDS, default=lambda case: case in some("sgld", "sgnht newton", "mala newton", "nuts"))
 def test_keys_decide_everything(name):
     curvatures, gamma = QUADRATICS["even"]
     truth = quadratic(jax.random.key(1), curvatures, num_examples=64)
