@@ -5,7 +5,6 @@ comes, so that a stopped run goes on, and writes the table. What λ̂ ought to b
 """
 
 import argparse
-import json
 import os
 import platform
 import time
@@ -18,6 +17,7 @@ import jax
 import numpy as np
 from problems import Problem, key_of, problems
 from reference import load as load_references
+from results import add, load, plain
 
 import sltjax
 from sltjax.sampling import sample
@@ -60,28 +60,9 @@ def published(problem: Problem, built: Truth) -> dict[str, Any]:
     return plain(sltjax.llc({"delta_loss": trace["delta_loss"][:, -kept:]}, problem.temperature(built)))
 
 
-def plain(estimate: sltjax.Estimate) -> dict[str, Any]:
-    """An estimate as JSON holds it."""
-    numbers = {"value": estimate.value, "std_error": estimate.std_error, "rhat": estimate.health.rhat}
-    rounded = {name: float(f"{value:.6g}") if np.isfinite(value) else None for name, value in numbers.items()}
-    return {**rounded, "messages": list(estimate.health.messages)}
-
-
-def load() -> dict[str, dict[str, Any]]:
-    """name -> what was estimated, {} before the first."""
-    return json.loads(FILE.read_text()) if FILE.exists() else {}
-
-
-def save(found: dict[str, dict[str, Any]]) -> None:
-    lines = [f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(found[name])}" for name in found]
-    partial = FILE.with_suffix(".part")
-    partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    partial.replace(FILE)
-
-
 def rows(method: str) -> list[dict[str, Any]]:
     """What was found by one method, beside what it ought to be."""
-    estimates, references = load(), load_references()
+    estimates, references = load(FILE), load_references()
     found = []
     for problem in problems():
         if problem.name not in estimates or method not in estimates[problem.name]:
@@ -198,7 +179,7 @@ def main() -> None:
     for problem in wanted:
         if time.perf_counter() > stop:
             break
-        if problem.name in load():
+        if problem.name in load(FILE):
             continue
         built = problem.make()
         entry = {
@@ -208,9 +189,7 @@ def main() -> None:
             "ours": ours(problem, built),
             "published": published(problem, built),
         }
-        found = load()
-        found[problem.name] = entry
-        save(found)
+        add(FILE, problem.name, entry)
         print(problem.name, entry["llc"], entry["ours"]["value"], entry["ours"]["seconds"], flush=True)
     write_table()
 

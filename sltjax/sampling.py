@@ -100,7 +100,8 @@ def sample_block(
     Returns:
         name -> array [checkpoint, chain, draw, ...].
     """
-    lanes, states = _start(key, posteriors, jnp.asarray(steps), sampler, schedule.num_chains)
+    kinds = kinds_of(sampler)
+    lanes, states = _start(key, posteriors, jnp.asarray(steps), sampler, kinds, schedule.num_chains)
     total = schedule.burn_in_draws + schedule.num_draws
     num_lanes = len(steps) * schedule.num_chains
     recorded: list[Trace] = []
@@ -112,6 +113,7 @@ def sample_block(
             schedule.burn_in_steps,
             schedule.thin,
             data,
+            kinds=kinds,
             batch_size=schedule.batch_size,
             chunk=schedule.chunk,
             observables=tuple(observables.items()),
@@ -134,9 +136,18 @@ class _Lanes:
     batch_key: Any
 
 
-@partial(jax.jit, static_argnames="num_chains")
+def kinds_of(sampler: Sampler) -> str:
+    """The classes of the sampler and its parts: what tells its program from those of others.
+
+    To jax 0.10 two dataclasses are equal as pytrees if their fields are, so that its cache, which goes by seven bits
+    of a hash and then by equality, takes `SGLD` for `LeimkuhlerMatthews` once in a hundred processes.
+    """
+    return str(jax.tree.structure(sampler))
+
+
+@partial(jax.jit, static_argnames=("kinds", "num_chains"))
 def _start(
-    key: RngKey, posteriors: LocalPosterior, steps: Array, sampler: Sampler, num_chains: int
+    key: RngKey, posteriors: LocalPosterior, steps: Array, sampler: Sampler, kinds: str, num_chains: int
 ) -> tuple[_Lanes, Any]:
     batch_key, noise_key, start_key = jax.random.split(as_threefry(key), 3)
     chains = jnp.arange(num_chains)
@@ -153,7 +164,7 @@ def _start(
     return _Lanes(posteriors, samplers, lane_keys(noise_key), batch_key), states
 
 
-@partial(jax.jit, static_argnames=("batch_size", "chunk", "observables"), donate_argnames="states")
+@partial(jax.jit, static_argnames=("kinds", "batch_size", "chunk", "observables"), donate_argnames="states")
 def _advance(
     states: Any,
     lanes: _Lanes,
@@ -162,6 +173,7 @@ def _advance(
     thin: Array | int,
     data: Batch,
     *,
+    kinds: str,
     batch_size: int,
     chunk: int,
     observables: tuple[tuple[str, Observable], ...],

@@ -152,15 +152,12 @@ class Revealing:
 
     Attributes:
         sampler: the sampler.
-        name: keeps jit from taking one sampler for another: to jax 0.10, pytrees of two registered dataclasses are
-            equal if their fields are, and in one case out of some hundred its cache finds the other one's program.
         learns: 2 lets it learn along the whole chain, 1 in burn-in alone.
     """
 
     needs_full_data: ClassVar[bool] = False
 
     sampler: Any
-    name: str = struct.field(pytree_node=False)
     learns: Any = 1.0
 
     def init(self, key, params):
@@ -204,7 +201,7 @@ def draw_and_expect(name, truth, curvatures, gamma, stiffness, **settings):
     precisions = NBETA * curvatures + gamma
     step_size = case.step_size(stiffness, precisions)
     sampler = case.make(step_size, precisions.max())
-    trace = draw(truth, Revealing(sampler, name), gamma, thin=case.thin, **settings)
+    trace = draw(truth, Revealing(sampler), gamma, thin=case.thin, **settings)
     if not case.scale_power:
         return trace, case.exact(curvatures, NBETA, gamma, step_size)
     scale = trace["revealed"][:, 0]

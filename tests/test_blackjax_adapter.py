@@ -63,7 +63,7 @@ def test_a_hopeless_first_step_size_is_recovered_from(name):
     curvatures, gamma = BADLY_SCALED
     truth = quadratic(jax.random.key(1), curvatures, num_examples=64)
     for step_size in (10.0, 1e-7):
-        sampler = Revealing(SAMPLERS[name].make(step_size**2, None), name)
+        sampler = Revealing(SAMPLERS[name].make(step_size**2, None))
         trace = draw(truth, sampler, gamma, thin=1)
         assert_agrees(sltjax.llc(trace, NBETA), localized_llc(curvatures, NBETA, gamma), cap=0.02)
         assert 0.7 < trace["revealed"].mean() < 0.97
@@ -74,7 +74,7 @@ def test_any_blackjax_algorithm_will_do():
     curvatures, gamma = QUADRATICS["even"]
     truth = quadratic(jax.random.key(1), curvatures, num_examples=64)
     sampler = Blackjax(mala, step_size=1.0, acceptance=0.6)
-    trace = draw(truth, Revealing(sampler, "blackjax mala"), gamma)
+    trace = draw(truth, Revealing(sampler), gamma)
     assert_agrees(sltjax.llc(trace, NBETA), localized_llc(curvatures, NBETA, gamma), cap=0.02)
     assert trace["revealed"].mean() == pytest.approx(0.6, abs=0.1)
 

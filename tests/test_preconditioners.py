@@ -78,11 +78,11 @@ def test_rmsprop_has_the_right_target_because_it_stops_learning():
     truth = quadratic(jax.random.key(1), curvatures, num_examples=64)
     sampler = sltjax.SGLD(step_size, preconditioner=sltjax.rmsprop(stability=0.01))
 
-    frozen = draw(truth, Revealing(sampler, "rmsprop", 1.0), gamma)
+    frozen = draw(truth, Revealing(sampler, 1.0), gamma)
     exact = exact_at_scale(sgld_llc, curvatures, gamma, step_size * frozen["revealed"][:, 0])
     assert_agrees(sltjax.llc(frozen, NBETA), exact, cap=0.02)
 
-    adapting = draw(truth, Revealing(sampler, "rmsprop", 2.0), gamma)
+    adapting = draw(truth, Revealing(sampler, 2.0), gamma)
     exact = exact_at_scale(sgld_llc, curvatures, gamma, step_size * adapting["revealed"][:, ::300].reshape(-1, 3))
     wrong = sltjax.llc(adapting, NBETA)
     assert wrong.value - exact > max(6 * wrong.std_error, 0.1 * exact)

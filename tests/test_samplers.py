@@ -9,21 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import (
-    BADLY_SCALED,
-    NBETA,
-    QUADRATICS,
-    SAMPLERS,
-    assert_agrees,
-    draw_and_expect,
-    even_delta_loss,
-)
+from cases import BADLY_SCALED, NBETA, QUADRATICS, SAMPLERS, assert_agrees, draw_and_expect, even_delta_loss
 from jax.flatten_util import ravel_pytree
 from scipy.linalg import solve_discrete_lyapunov
 
 import sltjax
 from sltjax.samplers.adaptation import set_learning
-from sltjax.sampling import condition_all, sample_block
+from sltjax.sampling import condition_all, kinds_of, sample_block
 from sltjax.schedule import Schedule
 from sltjax.truth import localized_llc, quadratic
 from sltjax.types import Measured
@@ -179,6 +171,12 @@ def test_one_compilation_serves_many_hyperparameters(name):
     for factor in (0.0, 0.05, 0.1):
         step.trace(varied(name, factor), jnp.ones(3))
     assert len(traces) == 1
+
+
+def test_no_two_samplers_are_taken_for_one_another():
+    """To jax they are equal where their fields are, and its cache may run one's program for the other."""
+    kinds = {kinds_of(case.make(1.0, 1.0)) for case in SAMPLERS.values()}
+    assert len(kinds) == len(SAMPLERS)
 
 
 @over(KINDS, default=lambda case: case in some("sgnht newton", "mala newton"))

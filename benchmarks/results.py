@@ -1,0 +1,30 @@
+"""What a benchmark has found so far, in a JSON file with a line an entry, so that a stopped run goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import sltjax
+
+
+def load(file: Path) -> dict[str, Any]:
+    """name -> entry, {} before the first."""
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def add(file: Path, name: str, entry: Any) -> None:
+    """Write the file with one entry more; a reader never sees half of it."""
+    found = load(file) | {name: entry}
+    lines = [f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(found[name])}" for name in found]
+    partial = file.with_suffix(".part")
+    partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    partial.replace(file)
+
+
+def plain(estimate: sltjax.Estimate) -> dict[str, Any]:
+    """An estimate as JSON holds it, None where it is not finite."""
+    numbers = {"value": estimate.value, "std_error": estimate.std_error, "rhat": estimate.health.rhat}
+    rounded = {name: float(f"{value:.6g}") if np.isfinite(value) else None for name, value in numbers.items()}
+    return {**rounded, "messages": list(estimate.health.messages)}
