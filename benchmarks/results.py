@@ -1,6 +1,8 @@
 """What a benchmark has found so far, in a JSON file with a line an entry, so that a stopped run goes on."""
 
 import json
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +30,9 @@ def plain(estimate: sltjax.Estimate) -> dict[str, Any]:
     numbers = {"value": estimate.value, "std_error": estimate.std_error, "rhat": estimate.health.rhat}
     rounded = {name: float(f"{value:.6g}") if np.isfinite(value) else None for name, value in numbers.items()}
     return {**rounded, "messages": list(estimate.health.messages)}
+
+
+def order_preserved(truths: Sequence[float], values: Sequence[float]) -> float:
+    """The share of pairs whose λ̂ stand in the order of their λ, of those whose λ differ (arXiv 2507.21449)."""
+    pairs = [(a, b) for a, b in combinations(zip(truths, values, strict=True), 2) if a[0] != b[0]]
+    return float(np.mean([(a[0] - b[0]) * (a[1] - b[1]) > 0 for a, b in pairs]))

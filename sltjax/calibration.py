@@ -18,12 +18,13 @@ from flax import struct
 from jaxtyping import Float, Int
 
 from sltjax import observables as observe
-from sltjax.curvature import STEP_TIMES_CURVATURE, batch_heat, curvature_a_step_away, curvature_met
+from sltjax.curvature import STEP_TIMES_CURVATURE, curvature_a_step_away, curvature_met
 from sltjax.diagnostics import MAX_RHAT, MIN_ESS
 from sltjax.estimators import llc
+from sltjax.heat import eightfold, gradient_noise, sample_judged
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import GHMC, Newton, UnderdampedLangevin
-from sltjax.sampling import alone, as_threefry, condition_all, draw_batch, sample_block
+from sltjax.sampling import alone, as_threefry, condition_all, draw_batch
 from sltjax.schedule import Schedule
 from sltjax.types import Batch, Estimate, RngKey, Sampler
 from sltjax.validation import as_float32, count_examples, validate
@@ -40,7 +41,8 @@ MIN_DRAWS, MAX_DRAWS = 500, 20_000
 MAX_THINNING = 16
 MARGIN = 1.5  # a pilot knows its own autocorrelation to about a third
 FASTEST = 19.0  # (1 + a)/(1 − a) at persistence a = 0.9
-SLOWEST = 1e-2
+SLOWEST = 1e-3
+MAX_HEAT = 1.5  # times the error asked for, beyond which a pilot is run again with slower steps
 
 
 @dataclass(frozen=True)
@@ -86,27 +88,48 @@ class Calibration:
     Attributes:
         sampler: with its hyperparameters set; those that differ between checkpoints are [checkpoint].
         schedule: lengths and sizes.
+        error: the share of λ̂ that was asked for.
         pilot: what the pilot chains estimated, one a checkpoint; empty if nothing was left to choose.
+        pilot_draws: nβ·ΔL along the pilot's draws, [checkpoint, chain, draw].
+        pilot_thin: steps between them.
         acceptance: the pilot's mean acceptance, [checkpoint]; 1 where nothing is rejected.
-        heat: the share of λ̂ that batch noise is expected to add, [checkpoint]; 0 on full data.
+        heat: the share of λ̂ that batch noise adds where the pilot ended, [checkpoint]; 0 on full data.
         pilot_steps: chain-steps spent.
         seconds: what sampling these checkpoints will take, by the speed of the pilot; NaN if there was none.
         wanted_draws: draws a chain that the error asked for would take, where the budget allows fewer.
+        caution: how many times as much batch noise the pilot met as the first look near the anchor had found.
     """
 
     sampler: Sampler
     schedule: Schedule
+    error: float = struct.field(pytree_node=False, default=ERROR)
     pilot: tuple[Estimate, ...] = struct.field(pytree_node=False, default=())
+    pilot_draws: Float[np.ndarray, "checkpoint chain draw"] | None = None
+    pilot_thin: int = struct.field(pytree_node=False, default=THIN)
     acceptance: Float[np.ndarray, " checkpoint"] | None = None
     heat: Float[np.ndarray, " checkpoint"] | None = None
     pilot_steps: int = struct.field(pytree_node=False, default=0)
     seconds: float = struct.field(pytree_node=False, default=math.nan)
     wanted_draws: int = struct.field(pytree_node=False, default=0)
+    caution: float = struct.field(pytree_node=False, default=1.0)
 
     @property
     def chain_steps(self) -> int:
         """The cost of sampling one checkpoint: steps times chains."""
         return self.schedule.num_steps * self.schedule.num_chains
+
+    def expected_error(self, checkpoint: int = 0) -> float:
+        """The standard error as a share of λ̂ that the pilot foresees for this schedule; NaN if there was none."""
+        if not self.pilot or self.pilot_draws is None:
+            return math.nan
+        seen = self.pilot[checkpoint]
+        shorter = self.pilot_draws[checkpoint].size * self.pilot_thin / self.drawing_steps
+        return abs(seen.std_error / seen.value) * math.sqrt(shorter)
+
+    @property
+    def drawing_steps(self) -> int:
+        """Chain-steps after burn-in."""
+        return self.schedule.num_draws * self.schedule.thin * self.schedule.num_chains
 
 
 def calibrate(
@@ -191,34 +214,47 @@ def choose(
         cost: FLOPs of the gradient at one example.
     """
     rule_key, pilot_key = jax.random.split(as_threefry(key))
-    sampler, heat = asked.sampler, np.zeros(len(steps))
-    if sampler is None:
-        sampler, heat = default_sampler(rule_key, posteriors, steps, data, batch_size, asked.error)
     num_chains = asked.num_chains or _num_chains(cost * batch_size)
     affordable = int(ALL_AFFORDABLE / (cost * batch_size))
     most = asked.max_chain_steps or max(affordable, 100 * num_chains)
     pilot = _pilot_schedule(asked, num_chains, batch_size, most // num_chains)
-    if asked.num_draws is not None and asked.thin is not None:
-        burn_in = asked.num_draws * asked.thin // 4 if asked.burn_in is None else asked.burn_in
-        return Calibration(sampler, replace(pilot, num_draws=asked.num_draws, burn_in=burn_in, thin=asked.thin))
-    clock = _Clock()
     observables = {"delta_loss": observe.delta_loss, "acceptance": observe.acceptance}
-    trace = sample_block(pilot_key, posteriors, steps, sampler, data, pilot, observables, clock.tick)
+    caution, spent, clock = 1.0, 0, _Clock()
+    while True:
+        sampler = asked.sampler
+        if sampler is None:
+            sampler = default_sampler(rule_key, posteriors, steps, data, batch_size, asked.error / caution)
+        if asked.num_draws is not None and asked.thin is not None:
+            burn_in = asked.num_draws * asked.thin // 4 if asked.burn_in is None else asked.burn_in
+            settled = replace(pilot, num_draws=asked.num_draws, burn_in=burn_in, thin=asked.thin)
+            return Calibration(sampler, settled, asked.error)
+        trace = sample_judged(
+            pilot_key, posteriors, steps, sampler, data, pilot, observables=observables, on_chunk=clock.tick
+        )
+        spent += pilot.num_steps * num_chains
+        heat = trace.get("heat", np.zeros(len(steps)))
+        too_hot = asked.sampler is None and np.nanmax(heat) > MAX_HEAT * asked.error
+        if not too_hot or 2 * spent + pilot.num_steps * num_chains > most:
+            break
+        caution *= float(np.nanmax(heat)) / asked.error
     nbeta = np.asarray(posteriors.nbeta)
     seen = tuple(llc({"delta_loss": trace["delta_loss"][c]}, float(nbeta[c])) for c in range(len(steps)))
-    spent = pilot.num_steps * num_chains
     if asked.max_seconds is not None:
         most = min(most, int(asked.max_seconds / clock.seconds_a_step(len(steps))))
     schedule, wanted = _lengths(asked, pilot, seen, (most - spent) // num_chains)
     return Calibration(
         sampler,
         schedule,
+        asked.error,
         seen,
+        nbeta[:, None, None] * trace["delta_loss"],
+        pilot.thin,
         trace["acceptance"].mean(axis=(1, 2)),
         heat,
         spent,
         clock.seconds_a_step(1) * schedule.num_steps * num_chains,
         wanted,
+        caution,
     )
 
 
@@ -229,8 +265,8 @@ def default_sampler(
     data: Batch,
     batch_size: int,
     error: float = ERROR,
-) -> tuple[Sampler, Float[np.ndarray, " checkpoint"]]:
-    """The sampler used where none is given, with hyperparameters [checkpoint] by one rule, and the heat expected.
+) -> Sampler:
+    """The sampler used where none is given, with hyperparameters [checkpoint] by one rule.
 
     Full data: `GHMC`, which starts from the curvature one step away from the anchor and adjusts itself. Batches:
     `UnderdampedLangevin` with h²·κ = 0.5 for the largest curvature κ that pilots meet, and a persistence at which
@@ -245,18 +281,17 @@ def default_sampler(
         batch = draw_batch(rough_key, data, batch_size)
         curvature = curvature_a_step_away(rough_key, posteriors, steps, batch)
         _refuse_beyond_measure(curvature)
-        return GHMC(0.5, preconditioner=Newton(curvature)), np.zeros(len(steps))
+        return GHMC(0.5, preconditioner=Newton(curvature))
     met, trace = curvature_met(met_key, posteriors, steps, data, batch_size)
     _refuse_beyond_measure(met.max(axis=0))
     square = STEP_TIMES_CURVATURE / met[1:].max(axis=0)
-    noise = batch_heat(heat_key, posteriors, trace["params"], data, batch_size)
-    value = np.asarray(posteriors.nbeta) * trace["delta_loss"].mean(axis=(1, 2))
-    share = square * noise / (8 * np.maximum(np.abs(value), 0.5))
+    noise = gradient_noise(heat_key, posteriors, trace["params"], data, batch_size)
+    share = square * noise / eightfold(posteriors, trace)
     ratio = np.clip(np.where(share > 0, error / np.maximum(share, 1e-30), FASTEST), SLOWEST, FASTEST)
     ratio = np.where(np.isfinite(ratio), ratio, 1.0)
     persistence = np.maximum((ratio - 1) / (ratio + 1), 0.0)
     step_size = np.sqrt(square * np.minimum(ratio, 1.0))
-    return UnderdampedLangevin(step_size, persistence), share * ratio
+    return UnderdampedLangevin(step_size, persistence)
 
 
 def _refuse_beyond_measure(curvature: Float[np.ndarray, " checkpoint"]) -> None:

@@ -1,4 +1,4 @@
-"""How stiff a posterior is, and how noisy its batches: measured where chains go, not at the anchor alone.
+"""How stiff a posterior is: measured where chains go, not at the anchor alone.
 
 At a singular checkpoint the loss may be flat; what a step size must fit is the curvature where the posterior
 sends the chains.
@@ -126,35 +126,5 @@ def _largest_curvature(
     def at_checkpoint(posterior: LocalPosterior, positions: Params) -> Array:
         flat = jax.tree.map(lambda w: w.reshape(-1, *w.shape[2:]), positions)
         return jnp.max(jax.lax.map(lambda params: at_position(posterior, params), flat))
-
-    return jax.vmap(at_checkpoint)(posteriors, positions)
-
-
-def batch_heat(
-    key: RngKey, posteriors: LocalPosterior, positions: Params, data: Batch, batch_size: int
-) -> Float[np.ndarray, " checkpoint"]:
-    """E|∇U_B(w) − ∇U(w)|², how much noise batches put into a step, at positions [checkpoint, chain, draw, ...].
-
-    Half the squared difference of two independent batches estimates it without bias. To first order, noise of
-    that size raises λ̂ by D/8 times it, D the squared step along slow directions: on a quadratic exactly so,
-    whatever its axes, because tr(H·δV) = (D/4)·tr Σ for the covariance δV that noise Σ adds.
-    """
-    return np.asarray(_batch_heat(as_threefry(key), posteriors, positions, data, batch_size), np.float64)
-
-
-@partial(jax.jit, static_argnums=4)
-def _batch_heat(key: Array, posteriors: LocalPosterior, positions: Params, data: Batch, batch_size: int) -> Array:
-    def at_position(posterior: LocalPosterior, params: Params, key: Array) -> Array:
-        def gradient(key: Array) -> Params:
-            batch = draw_batch(key, data, batch_size)
-            return jax.grad(posterior.potential(batch, posterior.anchor_terms(batch)), has_aux=True)(params)[0]
-
-        one, other = (gradient(part) for part in jax.random.split(key))
-        return optax.tree.norm(optax.tree.sub(one, other), squared=True) / 2
-
-    def at_checkpoint(posterior: LocalPosterior, positions: Params) -> Array:
-        flat = jax.tree.map(lambda w: w.reshape(-1, *w.shape[2:]), positions)
-        keys = jax.random.split(key, len(jax.tree.leaves(flat)[0]))
-        return jnp.mean(jax.lax.map(lambda both: at_position(posterior, *both), (flat, keys)))
 
     return jax.vmap(at_checkpoint)(posteriors, positions)

@@ -6,6 +6,7 @@ where that is: the range over which λ̂ stays the same within errors, its plate
 
 import dataclasses
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import TypeAlias
 
 import jax
@@ -14,14 +15,13 @@ import numpy as np
 from flax import struct
 from jaxtyping import Bool, Float
 
-from sltjax.curvature import curvature_a_step_away
+from sltjax.calibration import Asked, choose, choose_batch_size, gradient_flops
 from sltjax.estimators import llc, unlocalised_llc
+from sltjax.heat import sample_judged
 from sltjax.posterior import LocalPosterior, default_nbeta
-from sltjax.samplers import GHMC, Newton
-from sltjax.sampling import alone, condition_all, sample_block
-from sltjax.schedule import Schedule
+from sltjax.sampling import alone, condition_all
 from sltjax.types import Batch, Estimate, Loss, Params, RngKey, Sampler, Trace
-from sltjax.validation import as_float32, count_examples, validate
+from sltjax.validation import as_float32, count_examples
 
 NBETA_FACTORS = 2.0 ** np.arange(-3, 4)
 """The default grid over nβ, in units of n / log n: octaves."""
@@ -29,6 +29,7 @@ NBETA_FACTORS = 2.0 ** np.arange(-3, 4)
 GAMMAS = 10.0 ** np.arange(-2, 2.5, 0.5)
 """The default grid over γ: half decades."""
 
+ERROR = 0.02
 SIGMAS = 3.0  # a plateau compares all pairs of its points: at 2, one in twenty would disagree by chance
 
 Grid: TypeAlias = float | Sequence[float] | np.ndarray | None
@@ -188,10 +189,13 @@ def llc_curve(
     gamma: Grid = None,
     sampler: Sampler | None = None,
     batch_size: int | None = None,
-    num_chains: int = 4,
+    num_chains: int | None = None,
     num_draws: int | None = None,
     burn_in: int | None = None,
     thin: int | None = None,
+    error: float = ERROR,
+    max_chain_steps: int | None = None,
+    max_seconds: float | None = None,
 ) -> Curve:
     """Estimate λ̂ at one checkpoint for a range of nβ at one γ, or of γ at one nβ.
 
@@ -205,13 +209,16 @@ def llc_curve(
         data: pytree of arrays [n, ...].
         nbeta: as an axis, ascending; None for `NBETA_FACTORS` · n / log n, or for n / log n beside a grid over γ.
         gamma: as an axis, ascending; None for `GAMMAS` beside a fixed nβ, else for 1.
-        sampler: hyperparameters are scalars, or arrays [grid]; None for `GHMC` on the full data.
-        batch_size: examples a step; None for n without a sampler, or with one that needs them all, else for 512.
-            Batches are shared by the grid points, which correlates their errors.
+        sampler: hyperparameters are scalars, or arrays [grid]; None, here and below, for what `calibrate` chooses, one
+            schedule for all grid points.
+        batch_size: examples a step. Batches are shared by the grid points, which correlates their errors.
         num_chains: independent chains a grid point.
-        num_draws: recorded draws a chain; None for 2000.
-        burn_in: steps before the first draw; None for as many as the draws take, halved.
-        thin: steps a draw; None for 4.
+        num_draws: recorded draws a chain.
+        burn_in: steps before the first draw.
+        thin: steps a draw.
+        error: the share of λ̂ to which the standard error is to come at every grid point.
+        max_chain_steps: steps times chains that may be taken at a grid point, calibration included.
+        max_seconds: the same in seconds for all of them, compilation apart.
 
     Returns:
         The estimates on the grid, and the draws behind them.
@@ -222,21 +229,17 @@ def llc_curve(
     params = as_float32(params)
     num_examples = count_examples(data)
     nbetas, gammas = _grid(nbeta, gamma, num_examples)
-    if batch_size is None:
-        full = sampler is None or sampler.needs_full_data
-        batch_size = num_examples if full else min(512, num_examples)
-    num_draws, thin = (2000 if num_draws is None else num_draws), (4 if thin is None else thin)
-    burn_in = num_draws * thin // 2 if burn_in is None else burn_in
-    schedule = Schedule(num_chains, num_draws, burn_in, thin, batch_size)
     posterior = LocalPosterior(loss, params, float(nbetas[0]), float(gammas[0]))
-    validate(posterior, GHMC(1.0) if sampler is None else sampler, data, schedule)
-    posteriors = _on_grid(condition_all(posterior.at(alone(params)), data, batch_size), nbetas, gammas)
-    steps = np.arange(len(nbetas))  # noise of its own for each grid point
-    start_key, chain_key = jax.random.split(key)
-    if sampler is None:
-        sampler = _default(start_key, posteriors, steps, data)
-    trace = sample_block(chain_key, posteriors, steps, sampler, data, schedule)
-    estimates = tuple(llc({"delta_loss": x}, float(b)) for x, b in zip(trace["delta_loss"], nbetas, strict=True))
+    asked = Asked(sampler, num_chains, num_draws, burn_in, thin, batch_size, error, max_chain_steps, max_seconds)
+    asked.validate(posterior, data)
+    cost = gradient_flops(posterior, data)
+    size = choose_batch_size(asked, cost, num_examples)
+    posteriors = _on_grid(condition_all(posterior.at(alone(params)), data, size), nbetas, gammas)
+    points = np.arange(len(nbetas))  # noise of its own for each grid point
+    pilot_key, chain_key = jax.random.split(key)
+    chosen = choose(pilot_key, posteriors, points, data, asked, size, cost)
+    trace = sample_judged(chain_key, posteriors, points, chosen.sampler, data, chosen.schedule)
+    estimates = tuple(llc(jax.tree.map(itemgetter(i), trace), float(nbetas[i])) for i in points)
     return Curve(nbetas, gammas, trace, estimates)
 
 
@@ -244,17 +247,6 @@ def _on_grid(posteriors: LocalPosterior, nbetas: np.ndarray, gammas: np.ndarray)
     """The one posterior that was conditioned, once for each grid point."""
     repeated = jax.tree.map(lambda x: jnp.repeat(x, len(nbetas), axis=0), posteriors)
     return dataclasses.replace(repeated, nbeta=jnp.float32(nbetas), gamma=jnp.float32(gammas))
-
-
-def _default(key: RngKey, posteriors: LocalPosterior, steps: np.ndarray, data: Batch) -> Sampler:
-    """The sampler used where none is given, from the curvature near the anchor at each grid point."""
-    curvature = curvature_a_step_away(key, posteriors, steps, data)
-    if not np.isfinite(curvature).all():
-        raise ValueError(
-            "no step is stable at the checkpoint: the loss is not finite about it, or its curvature is beyond measure; "
-            "check the loss, or pass a sampler"
-        )
-    return GHMC(0.5, 0.9, preconditioner=Newton(curvature))
 
 
 def _grid(nbeta: Grid, gamma: Grid, num_examples: int) -> tuple[np.ndarray, np.ndarray]:

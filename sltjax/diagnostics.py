@@ -32,10 +32,10 @@ def health(x: Float[np.ndarray, "chain draw"], value: Mean | None) -> Health:
     """
     failed = first_failure(x)
     if value is None:
-        return Health(failed, np.nan, 0.0, np.nan, _messages(failed, np.nan, 0.0, np.nan, np.nan))
+        return Health(failed, np.nan, 0.0, np.nan, _messages(failed, np.nan, 0.0, np.nan))
     spread, change = jax.device_get(_mixing(x[failed < 0]))
     numbers = float(spread), float(value.ess), float(change)
-    return Health(failed, *numbers, _messages(failed, *numbers, float(value.value)))
+    return Health(failed, *numbers, _messages(failed, *numbers))
 
 
 @jax.jit
@@ -46,9 +46,7 @@ def _mixing(x: Float[Array | np.ndarray, "chain draw"]) -> tuple[Array, Array]:
     return rhat(x), jnp.diff(ends.value)[0] / jnp.linalg.norm(ends.std_error)
 
 
-def _messages(
-    failed: Int[np.ndarray, " chain"], spread: float, ess: float, drift: float, value: float
-) -> tuple[str, ...]:
+def _messages(failed: Int[np.ndarray, " chain"], spread: float, ess: float, drift: float) -> tuple[str, ...]:
     if np.all(failed >= 0):
         first = failed.min()
         return (f"all {len(failed)} chains left the finite numbers, the first at draw {first}: {TOO_BOLD}",)
@@ -61,7 +59,6 @@ def _messages(
         (abs(drift) > MAX_DRIFT, f"still drifting by {drift:+.1f} standard errors: raise burn_in or num_draws"),
         (spread > MAX_RHAT, f"the chains disagree (R-hat {spread:.3f}): raise burn_in and num_draws"),
         (0 < ess < MIN_ESS, f"only {ess:.0f} effective draws: raise num_draws"),
-        (value < 0, "negative: the checkpoint is no minimum of this loss; raise gamma or use behavioral_loss"),
     ]
     return tuple(message for wrong, message in verdicts if wrong)
 

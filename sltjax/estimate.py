@@ -6,15 +6,14 @@ import jax
 import numpy as np
 
 from sltjax.calibration import ERROR, Asked, choose, choose_batch_size, gradient_flops
-from sltjax.diagnostics import require_healthy, with_warning
+from sltjax.diagnostics import require_healthy
 from sltjax.estimators import llc
+from sltjax.heat import sample_judged
 from sltjax.losses import restrict
 from sltjax.posterior import LocalPosterior, default_nbeta
-from sltjax.sampling import alone, condition_all, sample_block
+from sltjax.sampling import alone, condition_all
 from sltjax.types import Batch, Estimate, Loss, Params, RngKey, Sampler
 from sltjax.validation import as_float32, count_examples
-
-MAX_HEAT = 2.0  # times the error asked for
 
 
 def estimate_llc(
@@ -80,8 +79,6 @@ def estimate_llc(
     pilot_key, chain_key = jax.random.split(key)
     step = np.zeros(1, int)
     chosen = choose(pilot_key, posteriors, step, data, asked, size, cost)
-    trace = sample_block(chain_key, posteriors, step, chosen.sampler, data, chosen.schedule)
+    trace = sample_judged(chain_key, posteriors, step, chosen.sampler, data, chosen.schedule)
     estimate = llc(jax.tree.map(lambda x: x[0], trace), nbeta)
-    if chosen.heat is not None and (heat := float(chosen.heat[0])) > MAX_HEAT * error:
-        estimate = with_warning(estimate, f"batch noise raises it by about {heat:.0%}: raise batch_size")
     return require_healthy(estimate) if strict else estimate

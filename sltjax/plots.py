@@ -1,4 +1,4 @@
-"""Figures: the development over a run, the traces behind one checkpoint, and what nβ and γ do to λ̂ there."""
+"""Figures: the development over a run; of one checkpoint the traces, the calibration, and what nβ and γ do to λ̂."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from sltjax.calibration import Calibration
 from sltjax.definition import Curve
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
@@ -91,6 +92,68 @@ def traces(dataset: xr.Dataset, step: int) -> Figure:
     if len(values) <= 2 * _MOST_NAMED:
         ax.legend(frameon=False, ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return figure
+
+
+def calibration(found: Calibration, checkpoint: int = 0) -> Figure:
+    """Draw what the pilot saw of one checkpoint, and how the length was chosen from it.
+
+    Args:
+        found: as `sltjax.calibrate` returns it.
+        checkpoint: which of those that it was calibrated on.
+
+    Raises:
+        ValueError: no pilot ran, because nothing was left to choose.
+    """
+    if found.pilot_draws is None:
+        raise ValueError("no pilot ran, since all numerics were given; leave num_draws or thin to be chosen")
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    _pilot(left, found, checkpoint)
+    _lengths(right, found, checkpoint)
+    for ax in (left, right):
+        _tidy(ax)
+    return figure
+
+
+def _pilot(ax: Axes, found: Calibration, checkpoint: int) -> None:
+    """The draws of each chain, averaged over stretches so that the eye sees drift, and their mean with its error."""
+    draws, seen = np.asarray(found.pilot_draws)[checkpoint], found.pilot[checkpoint]
+    width = max(1, draws.shape[1] // 25)
+    whole = draws[:, : draws.shape[1] // width * width]
+    stretches = whole.reshape(len(whole), -1, width).mean(axis=2)
+    place = (np.arange(stretches.shape[1]) + 0.5) * width * found.pilot_thin
+    for line, color, dash in zip(stretches, *_styles(len(stretches)), strict=True):
+        ax.plot(place, line, color=color, ls=dash, lw=0.9, alpha=0.8)
+    ax.axhspan(seen.value - seen.std_error, seen.value + seen.std_error, color=BLACK, alpha=0.12, lw=0)
+    ax.axhline(seen.value, color=BLACK, lw=1.2, ls="--", label=f"λ̂ = {seen.value:.3g} ± {seen.std_error:.1g}")
+    title = f"Pilot: {len(draws)} chains of {type(found.sampler).__name__}"
+    ax.set_title(title, fontsize=10)
+    ax.set(xlabel="step after burn-in", ylabel=rf"$n\beta\,\Delta L$, means of {width * found.pilot_thin} steps")
+    ax.margins(x=0.01)
+    ax.legend(frameon=False, fontsize=8, loc="best")
+
+
+def _lengths(ax: Axes, found: Calibration, checkpoint: int) -> None:
+    """The share of λ̂ that the error is, falling as 1/√steps from the pilot to the length chosen."""
+    seen = found.pilot[checkpoint]
+    steps = np.array([np.asarray(found.pilot_draws)[checkpoint].size * found.pilot_thin, found.drawing_steps], float)
+    errors = 100 * np.array([abs(seen.std_error / seen.value), found.expected_error(checkpoint)])
+    ax.plot(steps, errors, color=BLUE, lw=1.2, zorder=2)
+    ax.plot(steps[:1], errors[:1], "o", mfc="white", mec=BLUE, label="pilot", zorder=3)
+    ax.plot(steps[1:], errors[1:], "o", color=BLUE, label="chosen", zorder=3)
+    ax.axhline(100 * found.error, color=VERMILLION, ls="--", lw=1.2, label="asked for")
+    if found.heat is not None and found.heat[checkpoint] > 0:
+        ax.axhline(100 * found.heat[checkpoint], color=ORANGE, ls=":", lw=1.6, label="heat of batches")
+    ax.set(xscale="log", yscale="log", xlabel="chain-steps after burn-in", ylabel="standard error, % of λ̂")
+    ax.set_title("Length", fontsize=10)
+    ax.margins(0.12)
+    percent = FuncFormatter(lambda value, _: f"{value:g}")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(percent)
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.legend(frameon=False, fontsize=8, loc="best")
 
 
 def definition(curve: Curve, *, tolerance: float = 0.05) -> Figure:

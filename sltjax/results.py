@@ -13,11 +13,13 @@ from sltjax.store import Unit, write_atomically
 from sltjax.types import Estimate
 
 RESERVED = {
-    *("llc", "llc_std_error", "llc_per_chain", "rhat", "ess", "drift", "ok", "verdict", "status", "acceptance"),
+    *("llc", "llc_std_error", "llc_per_chain", "rhat", "ess", "drift", "ok", "verdict", "status", "acceptance", "heat"),
     *("step", "checkpoint", "chain", "draw", "delta_loss", "distance"),
 }
 OBSERVED = "observed."  # prefixes that keep the names in a unit apart
 METRIC = "metric."
+JUDGED = {"delta_loss": OBSERVED + "delta_loss", "acceptance": "acceptance", "heat": "heat"}
+"""What λ̂ is made of, and judged by: in a trace, in a unit."""
 
 
 def to_dataset(
@@ -42,7 +44,8 @@ def to_dataset(
     steps = [step for step in steps if step in units or step in failures]
     nbeta = manifest["definition"]["nbeta"]
     estimates = {
-        step: llc({"delta_loss": units[step][OBSERVED + "delta_loss"]}, nbeta) for step in steps if step in units
+        step: llc({name: unit[key] for name, key in JUDGED.items() if key in unit}, nbeta)
+        for step, unit in units.items()
     }
     rows = [_row(units.get(step), estimates.get(step), failures.get(step)) for step in steps]
     metrics = {name.removeprefix(METRIC) for unit in units.values() for name in unit if name.startswith(METRIC)}
@@ -111,7 +114,7 @@ def _row(unit: Unit | None, estimate: Estimate | None, failure: str | None) -> C
         "verdict": "; ".join(health.messages),
         "status": "done",
         "loss": unit["anchor_loss"],
-        "acceptance": unit["acceptance"],
+        **{name: unit[name] for name in ("acceptance", "heat") if name in unit},
     }
     cells: Cells = {name: ((), value) for name, value in scalars.items()}
     cells["llc_per_chain"] = (("chain",), estimate.per_chain)

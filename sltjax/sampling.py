@@ -5,6 +5,8 @@ not on how lanes are packed into blocks, nor on how draws are cut into chunks.
 """
 
 import dataclasses
+import types
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -22,6 +24,8 @@ from sltjax.samplers.adaptation import set_learning
 from sltjax.schedule import Schedule
 from sltjax.types import Batch, Info, Observable, Params, RngKey, Sampler, Trace
 from sltjax.validation import as_float32, validate
+
+ENDS = 8  # chunks whose last draw is kept of what is recorded now and then
 
 DEFAULT_OBSERVABLES: Mapping[str, Observable] = {
     "delta_loss": observe.delta_loss,
@@ -84,6 +88,7 @@ def sample_block(
     schedule: Schedule,
     observables: Mapping[str, Observable] = DEFAULT_OBSERVABLES,
     on_chunk: Callable[[int], None] = lambda chain_steps: None,
+    now_and_then: Mapping[str, Observable] = types.MappingProxyType({}),
 ) -> Trace:
     """Draw from the posteriors around several checkpoints at once; nothing is validated.
 
@@ -96,17 +101,19 @@ def sample_block(
         schedule: lengths and sizes.
         observables: name -> what to record.
         on_chunk: told the chain-steps done since its last call.
+        now_and_then: name -> what to record at the last draws of the last few chunks, being large.
 
     Returns:
-        name -> array [checkpoint, chain, draw, ...].
+        name -> array [checkpoint, chain, draw, ...], of fewer draws where recorded now and then.
     """
     kinds = kinds_of(sampler)
     lanes, states = _start(key, posteriors, jnp.asarray(steps), sampler, kinds, schedule.num_chains)
     total = schedule.burn_in_draws + schedule.num_draws
     num_lanes = len(steps) * schedule.num_chains
     recorded: list[Trace] = []
+    ends: deque[Trace] = deque(maxlen=ENDS)
     for first in range(0, total, schedule.chunk):
-        states, trace = _advance(
+        states, trace, last = _advance(
             states,
             lanes,
             first,
@@ -117,15 +124,18 @@ def sample_block(
             batch_size=schedule.batch_size,
             chunk=schedule.chunk,
             observables=tuple(observables.items()),
+            now_and_then=tuple(now_and_then.items()),
         )
         if recorded:  # fetching waits for the chunk before, while the one just dispatched runs
-            recorded[-1] = jax.device_get(recorded[-1])
+            recorded[-1], ends[-1] = jax.device_get((recorded[-1], ends[-1]))
             on_chunk(schedule.chunk * schedule.thin * num_lanes)
         recorded.append(trace)
-    recorded[-1] = jax.device_get(recorded[-1])
+        ends.append(last)
+    recorded[-1], ends[-1] = jax.device_get((recorded[-1], ends[-1]))
     on_chunk((total - first) * schedule.thin * num_lanes)
     kept = slice(schedule.burn_in_draws, total)
-    return jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=2)[:, :, kept], *recorded)
+    drawn = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=2)[:, :, kept], *recorded)
+    return {**drawn, **jax.tree.map(lambda *visits: np.stack(visits, axis=2), *ends)}
 
 
 @struct.dataclass
@@ -164,7 +174,9 @@ def _start(
     return _Lanes(posteriors, samplers, lane_keys(noise_key), batch_key), states
 
 
-@partial(jax.jit, static_argnames=("kinds", "batch_size", "chunk", "observables"), donate_argnames="states")
+@partial(
+    jax.jit, static_argnames=("kinds", "batch_size", "chunk", "observables", "now_and_then"), donate_argnames="states"
+)
 def _advance(
     states: Any,
     lanes: _Lanes,
@@ -177,7 +189,8 @@ def _advance(
     batch_size: int,
     chunk: int,
     observables: tuple[tuple[str, Observable], ...],
-) -> tuple[Any, Trace]:
+    now_and_then: tuple[tuple[str, Observable], ...],
+) -> tuple[Any, Trace, Trace]:
     def step(states: Any, time: Array) -> tuple[Any, Info]:
         batch = draw_batch(jax.random.fold_in(lanes.batch_key, time), data, batch_size)
         states = set_learning(states, time < burn_in_steps)
@@ -192,22 +205,26 @@ def _advance(
 
         return jax.vmap(chains)(states, lanes.noise_keys, lanes.posteriors, lanes.samplers)
 
-    def observe_lanes(info: Info) -> Trace:
-        return {name: jax.vmap(jax.vmap(function))(info.params, info) for name, function in observables}
+    def observe_lanes(info: Info) -> tuple[Trace, Trace]:
+        def all_lanes(wanted: tuple[tuple[str, Observable], ...]) -> Trace:
+            return {name: jax.vmap(jax.vmap(function))(info.params, info) for name, function in wanted}
 
-    def draw(states: Any, index: Array) -> tuple[Any, Trace]:
+        return all_lanes(observables), all_lanes(now_and_then)
+
+    def draw(carry: tuple[Any, Trace], index: Array) -> tuple[tuple[Any, Trace], Trace]:
         """`thin` steps, of which the last is recorded: one copy of the step in the program, however many they are."""
 
-        def thinned(number: Array, carry: tuple[Any, Trace]) -> tuple[Any, Trace]:
+        def thinned(number: Array, carry: tuple[Any, Trace, Trace]) -> tuple[Any, Trace, Trace]:
             states, info = step(carry[0], (first_draw + index) * thin + number)
-            return states, observe_lanes(info)
+            return states, *observe_lanes(info)
 
-        shapes = jax.eval_shape(lambda states: observe_lanes(step(states, index)[1]), states)
-        nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-        return jax.lax.fori_loop(0, thin, thinned, (states, nothing))
+        states, trace, last = jax.lax.fori_loop(0, thin, thinned, (carry[0], nothing, carry[1]))
+        return (states, last), trace
 
-    states, trace = jax.lax.scan(draw, states, jnp.arange(chunk))
-    return states, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), trace)
+    shapes = jax.eval_shape(lambda states: observe_lanes(step(states, jnp.int32(0))[1]), states)
+    nothing, at_first = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    (states, last), trace = jax.lax.scan(draw, (states, at_first), jnp.arange(chunk))
+    return states, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), trace), last
 
 
 def condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:

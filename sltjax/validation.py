@@ -9,6 +9,8 @@ from sltjax.posterior import LocalPosterior
 from sltjax.schedule import Schedule
 from sltjax.types import Batch, Params, Sampler
 
+KEPT, LOST = ("persistence", "momentum", "decay"), ("friction", "acceptance")  # hyperparameters that are shares
+
 
 def validate(posterior: LocalPosterior, sampler: Sampler | None, data: Batch, schedule: Schedule) -> None:
     """Refuse, with a reason and a remedy, what sampling could only turn into a wrong number.
@@ -25,9 +27,7 @@ def validate(posterior: LocalPosterior, sampler: Sampler | None, data: Batch, sc
     if not (np.isfinite(posterior.gamma) and posterior.gamma >= 0):
         raise ValueError(f"gamma must be finite and not negative, got {posterior.gamma}; 1 is the default")
     for path, value in jax.tree.leaves_with_path(sampler):
-        if not (np.all(np.isfinite(value)) and np.all(np.asarray(value) > 0)):
-            name = jax.tree_util.keystr(path)
-            raise ValueError(f"the sampler's {name} must be positive and finite, got {value}")
+        _validate_hyperparameter(jax.tree_util.keystr(path), np.asarray(value))
     if sampler is not None and sampler.needs_full_data and schedule.batch_size != num_examples:
         raise ValueError(
             f"{type(sampler).__name__} accepts or rejects by U over the full data: set batch_size to {num_examples},"
@@ -35,6 +35,17 @@ def validate(posterior: LocalPosterior, sampler: Sampler | None, data: Batch, sc
         )
     as_float32(posterior.anchor)
     validate_loss(posterior, data)
+
+
+def _validate_hyperparameter(name: str, value: np.ndarray) -> None:
+    if name.endswith(KEPT):
+        fits, expected = (value >= 0) & (value < 1), "at least 0 and under 1"
+    elif name.endswith(LOST):
+        fits, expected = (value > 0) & (value <= 1), "above 0 and at most 1"
+    else:
+        fits, expected = (value > 0) & np.isfinite(value), "positive and finite"
+    if not fits.all():
+        raise ValueError(f"the sampler's {name} must be {expected}, got {value}")
 
 
 def count_examples(data: Batch) -> int:

@@ -40,6 +40,8 @@ def refused(error, said, **changes):
         (ValueError, "step_size must be positive", {"sampler": sltjax.SGLD(0.0)}),
         (ValueError, "step_size must be positive", {"sampler": sltjax.SGLD(-1e-3)}),
         (ValueError, "step_size must be positive", {"sampler": sltjax.LeimkuhlerMatthews(float("nan"))}),
+        (ValueError, "persistence must be at least 0 and under 1", {"sampler": sltjax.GHMC(0.1, persistence=1.0)}),
+        (ValueError, "friction must be above 0 and at most 1", {"sampler": sltjax.SGHMC(0.1, friction=0.0)}),
         (ValueError, "nbeta must be positive", {"nbeta": 0.0}),
         (ValueError, "nbeta must be positive", {"nbeta": -3.0}),
         (ValueError, "nbeta must be positive", {"nbeta": float("nan")}),
@@ -51,6 +53,15 @@ def refused(error, said, **changes):
 )
 def test_refused(error, said, changes):
     refused(error, said, **changes)
+
+
+def test_momentum_may_be_forgotten_at_every_step():
+    quick = {"num_draws": 20, "thin": 1, "burn_in": 5}
+    sampler = sltjax.GHMC(0.1, persistence=0.0)
+    estimate = sltjax.estimate_llc(
+        jax.random.key(0), lambda w, x: (x @ w) ** 2, jnp.zeros(2), DATA, sampler=sampler, **quick
+    )
+    assert jnp.isfinite(estimate.value)
 
 
 def test_a_checkpoint_names_the_bad_parameter():

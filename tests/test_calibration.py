@@ -7,10 +7,10 @@ import pytest
 from cases import assert_agrees
 
 import sltjax
-from sltjax.calibration import AFFORDABLE, BATCH_SIZE, Asked, choose_batch_size, gradient_flops
-from sltjax.curvature import batch_heat, curvature_a_step_away, curvature_met
+from sltjax.calibration import AFFORDABLE, BATCH_SIZE, MAX_HEAT, Asked, choose_batch_size, gradient_flops
+from sltjax.curvature import curvature_a_step_away, curvature_met
 from sltjax.samplers import GHMC, SGLD, UnderdampedLangevin
-from sltjax.sampling import alone, condition_all
+from sltjax.sampling import condition_all
 from sltjax.truth import deep_linear, localized_llc, quadratic
 
 DATA = jnp.ones(100)
@@ -53,16 +53,6 @@ def test_a_checkpoint_is_measured_by_itself():
     assert pair[1] > pair[0]
 
 
-def test_the_heat_of_batches_is_the_variance_of_their_gradients():
-    truth = quadratic(KEY, np.array([1.0, 2.0]), num_examples=500, curvature_noise=0.4)
-    problem = sltjax.LocalPosterior(truth.loss, truth.params, 50.0, 1.0)
-    posteriors = condition_all(problem.at(alone(truth.params)), truth.data, 10)
-    w = np.array([0.3, -0.2], np.float32)
-    positions = np.tile(w, (1, 4, 500, 1))
-    exact = 50.0**2 * np.sum((0.4 * np.array([1.0, 2.0]) * w) ** 2) / 10
-    np.testing.assert_allclose(batch_heat(KEY, posteriors, positions, truth.data, 10), exact, rtol=0.1)
-
-
 def test_affordable_data_are_used_whole_and_the_sampler_is_exact():
     truth = quadratic(KEY, np.array([1.0, 2.0]), num_examples=64)
     found = sltjax.calibrate(KEY, sltjax.LocalPosterior(truth.loss, truth.params, 100.0, 1.0), truth.data)
@@ -96,10 +86,21 @@ def test_data_that_cannot_be_afforded_are_batched_by_their_noise():
     assert isinstance(few.sampler, UnderdampedLangevin)
     reach = [c.sampler.step_size**2 * (1 + c.sampler.persistence) / (1 - c.sampler.persistence) for c in (few, many)]
     assert reach[1] > 5 * reach[0]
-    assert few.heat[0] == pytest.approx(0.01, rel=0.01)
+    assert 0.003 < few.heat[0] < MAX_HEAT * 0.01
+    assert many.heat[0] < few.heat[0]
     estimate = sltjax.estimate_llc(KEY, loss, jnp.zeros(3), data, nbeta=300.0, batch_size=1024)
     means = np.asarray(1 + 0.5 * data["x"].mean(0))
     assert_agrees(estimate, localized_llc(means, 300.0, 1.0), cap=0.03, bias=0.01)
+
+
+@pytest.mark.slow
+def test_noise_that_grows_on_the_way_slows_the_steps():
+    """Where the first pilots stop there is a tenth of the noise that there is where the chains come to rest."""
+    truth = deep_linear(KEY, (6, 6, 6, 6), 2, num_examples=1000)
+    problem = sltjax.LocalPosterior(truth.loss, truth.params, 145.0, 1.0)
+    found = sltjax.calibrate(KEY, problem, truth.data, batch_size=100, error=0.02)
+    assert found.caution > 3
+    assert found.heat[0] < MAX_HEAT * 0.02
 
 
 def test_large_models_get_batches():

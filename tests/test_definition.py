@@ -327,7 +327,10 @@ DATA = jnp.ones((20, 2))
         ("gamma: got .* positive numbers", {"gamma": np.ones((2, 2))}),
         ("nbeta must be positive", {"nbeta": -1.0, "gamma": [1.0, 2.0]}),
         ("gamma must be finite and not negative", {"gamma": -1.0}),
-        ("accepts or rejects by U over the full data: set batch_size to 20", {"batch_size": 10}),
+        (
+            "accepts or rejects by U over the full data: set batch_size to 20",
+            {"sampler": sltjax.GHMC(1.0), "batch_size": 10},
+        ),
         ("num_chains must be at least 2", {"num_chains": 1}),
         ("do not average over the batch", {"loss": lambda w, x: jnp.mean((x @ w) ** 2)}),
     ],

@@ -46,7 +46,6 @@ def test_nothing_is_said_of_independent_draws():
             np.random.default_rng(2).normal(size=(4, 16)) + 10,
             r"only \d\d effective draws: raise num_draws",
         ),
-        ("negative", NORMAL - 10, "the checkpoint is no minimum of this loss"),
     ],
 )
 def test_one_cause_one_message(cause, x, said):

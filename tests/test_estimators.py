@@ -38,6 +38,13 @@ def test_each_cause_has_its_message(x, said):
     assert any(said in message for message in found.health.messages), found.health.messages
 
 
+def test_chains_that_stand_still_are_told():
+    trace = {"delta_loss": NORMAL * 0.1 + 0.3}
+    assert sltjax.llc({**trace, "acceptance": np.full(NORMAL.shape, 0.6)}, 10.0).health.ok
+    (said,) = sltjax.llc({**trace, "acceptance": np.full(NORMAL.shape, 0.04)}, 10.0).health.messages
+    assert "4% of their steps were accepted; lower the step size" in said
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_failed_chain_is_left_out_and_named(bad):
     x = NORMAL * 0.1 + 0.3

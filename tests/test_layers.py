@@ -18,6 +18,7 @@ LAYERS = [
     {"diagnostics"},
     {"estimators"},
     {"curvature"},
+    {"heat"},
     {"calibration"},
     {"estimate"},
     {"definition"},

@@ -22,7 +22,7 @@ def unit(seed, **more):
     rng = np.random.default_rng(seed)
     return {
         "anchor_loss": np.asarray(seed, np.float32),
-        "acceptance": np.asarray(0.1, np.float32),
+        "acceptance": np.asarray(0.9, np.float32),
         "weights": np.asarray("digest"),
         OBSERVED + "delta_loss": (1 + 0.1 * rng.normal(size=(2, 50))).astype(np.float32),
         OBSERVED + "position": rng.normal(size=(2, 50, 3)).astype(np.float32),

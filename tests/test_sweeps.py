@@ -91,13 +91,13 @@ class Broken:
 def sampled(monkeypatch):
     """The steps of every block that is sampled."""
     seen = []
-    original = blocks.sample_block
+    original = blocks.sample_judged
 
     def counted(key, posterior, steps, *args, **kwargs):
         seen.append(tuple(map(int, steps)))
         return original(key, posterior, steps, *args, **kwargs)
 
-    monkeypatch.setattr(blocks, "sample_block", counted)
+    monkeypatch.setattr(blocks, "sample_judged", counted)
     return seen
 
 

@@ -1,7 +1,5 @@
 """The mean of a recorded number with its error and its health: what every estimator ends in."""
 
-import dataclasses
-
 import jax
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +10,7 @@ from sltjax.types import Estimate
 
 
 def average(x: Float[np.ndarray, "chain draw"]) -> Estimate:
-    """The mean over the chains that stayed finite, judged as a λ̂: below 0 is a verdict.
+    """The mean over the chains that stayed finite.
 
     Returns:
         A chain that did not stay finite is left out and named in `health`; where none did, the value is NaN.
@@ -23,11 +21,3 @@ def average(x: Float[np.ndarray, "chain draw"]) -> Estimate:
         return Estimate(np.nan, np.nan, per_chain, health(x, None))
     value = jax.device_get(mean(x[finite].astype(np.float32)))
     return Estimate(float(value.value), float(value.std_error), per_chain, health(x, value))
-
-
-def signed_average(x: Float[np.ndarray, "chain draw"]) -> Estimate:
-    """As `average`, of a number that may well be negative: its health does not depend on where 0 is."""
-    lowest = np.min(x[first_failure(x) < 0], initial=np.inf)
-    shift = lowest if np.isfinite(lowest) else 0.0
-    above = average(x - shift)
-    return dataclasses.replace(above, value=above.value + shift, per_chain=above.per_chain + shift)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sltjax.diagnostics import first_failure
-from sltjax.estimators.average import average, signed_average
+from sltjax.estimators.average import average
+from sltjax.estimators.learning_coefficient import judged
 from sltjax.types import Estimate, Trace
 
 
@@ -32,7 +33,7 @@ def localisation_bias(trace: Trace, nbeta: float, gamma: float) -> Estimate:
     Raises:
         ValueError: the trace lacks one of the two, or nβ or γ is out of range.
     """
-    return signed_average(_excess_and_bias(trace, nbeta, gamma)[1])
+    return average(_excess_and_bias(trace, nbeta, gamma)[1])
 
 
 def unlocalised_llc(trace: Trace, nbeta: float, gamma: float) -> Estimate:
@@ -47,7 +48,7 @@ def unlocalised_llc(trace: Trace, nbeta: float, gamma: float) -> Estimate:
         ValueError: the trace lacks one of the two, or nβ or γ is out of range.
     """
     excess, bias = _excess_and_bias(trace, nbeta, gamma)
-    return average(excess + bias)
+    return judged(average(excess + bias), trace)
 
 
 def _excess_and_bias(trace: Trace, nbeta: float, gamma: float) -> tuple[np.ndarray, np.ndarray]:
@@ -79,7 +80,7 @@ def directions_held(trace: Trace, gamma: float) -> Estimate:
         ValueError: the trace lacks the distance, or γ is out of range.
     """
     _require_range(1.0, gamma, positive=True)
-    return signed_average(gamma * _recorded(trace, "distance") ** 2)
+    return average(gamma * _recorded(trace, "distance") ** 2)
 
 
 def effective_count(curvatures: Sequence[float] | np.ndarray, nbeta: float, gamma: float) -> float:

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from sltjax.estimators.average import signed_average
+from sltjax.estimators.average import average
 from sltjax.types import Estimate, Health, Trace
 
 
@@ -35,7 +35,7 @@ def two_temperature_llc(first: Trace, second: Trace, nbeta: tuple[float, float])
     losses = [np.asarray(trace["delta_loss"], np.float64) for trace in (first, second)]
     if len(losses[0]) != len(losses[1]):
         raise ValueError(f"got {len(losses[0])} and {len(losses[1])} chains, expected as many at each temperature")
-    one, two = (signed_average(loss) for loss in losses)
+    one, two = (average(loss) for loss in losses)
     rise = 1 / nbeta[0] - 1 / nbeta[1]
     value = (one.value - two.value) / rise
     error = float(np.hypot(one.std_error, two.std_error) / abs(rise))

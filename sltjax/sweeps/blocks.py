@@ -11,9 +11,10 @@ from jaxtyping import Array, Int
 
 from sltjax.calibration import default_sampler
 from sltjax.checkpoints import CheckpointError, Source, digest, read_ahead
+from sltjax.heat import sample_judged
 from sltjax.posterior import LocalPosterior
 from sltjax.results import METRIC, OBSERVED
-from sltjax.sampling import condition_all, sample_block
+from sltjax.sampling import condition_all
 from sltjax.schedule import Schedule
 from sltjax.store import DamagedUnitError, Store, StoreError, Unit
 from sltjax.sweeps.manifest import Metric
@@ -83,7 +84,7 @@ class Job:
     posterior: LocalPosterior
     data: Batch
     sampler: Sampler | None
-    error: float
+    heat: float  # the share of λ̂ to which that of batches is held
     schedule: Schedule
     block_size: int
     metrics: Mapping[str, Metric]
@@ -116,12 +117,13 @@ class Job:
         anchors = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(usable[step] for step in slots))
         posteriors = condition_all(self.posterior.at(anchors), self.data, self.schedule.batch_size)
         sampler = self._calibrated(posteriors, np.asarray(slots)) if self.sampler is None else self.sampler
-        trace = sample_block(
+        trace = sample_judged(
             self.key, posteriors, np.asarray(slots), sampler, self.data, self.schedule, on_chunk=bar.advance
         )
         stacked = {
             "anchor_loss": posteriors.anchor_loss,
             "acceptance": trace.pop("acceptance").mean(axis=(1, 2)),
+            **({"heat": trace.pop("heat")} if "heat" in trace else {}),
             **{OBSERVED + name: values for name, values in trace.items()},
             **{METRIC + name: _evaluate(metric, anchors, self.data) for name, metric in self.metrics.items()},
         }
@@ -133,7 +135,7 @@ class Job:
     def _calibrated(self, posteriors: LocalPosterior, steps: Int[np.ndarray, " checkpoint"]) -> Sampler:
         """One rule for the whole sweep, which gives every checkpoint the start that its own curvature allows."""
         pilot_key = jax.random.fold_in(self.key, 2**32 - 1)
-        return default_sampler(pilot_key, posteriors, steps, self.data, self.schedule.batch_size, self.error)[0]
+        return default_sampler(pilot_key, posteriors, steps, self.data, self.schedule.batch_size, self.heat)
 
 
 @partial(jax.jit, static_argnums=0)

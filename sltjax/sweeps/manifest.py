@@ -18,6 +18,7 @@ from sltjax.validation import count_examples
 Manifest = dict[str, Any]
 Metric = Callable[[Params, Batch], Array]
 COMPARED = ("definition", "numerics", "metrics", "key", "versions")
+SETTLED = ("block_size", "schedule", "caution")  # by the first run, for all that resume it
 
 
 def describe_sweep(
@@ -87,7 +88,7 @@ def agree(store: Store, asked: Manifest) -> Manifest:
     if stored is None:
         store.write_manifest(asked)
         return asked
-    absent = [part for part in (*COMPARED, "block_size", "schedule") if part not in stored]
+    absent = [part for part in (*COMPARED, *SETTLED) if part not in stored]
     if absent:
         raise StoreError(
             f"the manifest.json in {store.path} is damaged (it lacks {', '.join(absent)}); "
@@ -99,4 +100,4 @@ def agree(store: Store, asked: Manifest) -> Manifest:
             f"{store.path} holds the results of another sweep:\n  " + "\n  ".join(lines) + "\n"
             "Choose another store, or go back to what is stored."
         )
-    return {**asked, "block_size": stored["block_size"], "schedule": stored["schedule"]}
+    return {**asked, **{part: stored[part] for part in SETTLED}}

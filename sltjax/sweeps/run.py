@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from sltjax.calibration import Asked, choose, choose_batch_size, gradient_flops
+from sltjax.calibration import Asked, Calibration, choose, choose_batch_size, gradient_flops
 from sltjax.checkpoints import CheckpointError, Source
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.results import check_metric_names, to_dataset, write_dataset
@@ -109,13 +109,14 @@ def sweep(
     with folder.locked() if folder else nullcontext():
         stored = folder.manifest() if folder else None
         if stored is None:
-            schedule = _schedule(key, posterior, checkpoints, data, asked, size, cost)
-            manifest = {**manifest, "schedule": dict(sorted(dataclasses.asdict(schedule).items()))}
+            chosen = _calibrated(key, posterior, checkpoints, data, asked, size, cost)
+            lengths = dict(sorted(dataclasses.asdict(chosen.schedule).items()))
+            manifest = {**manifest, "schedule": lengths, "caution": chosen.caution}
         if folder:
             manifest = agree(folder, manifest)
         block_size, schedule = manifest["block_size"], Schedule(**manifest["schedule"])
         num_chains = schedule.num_chains
-        job = Job(key, posterior, data, sampler, error, schedule, block_size, metrics)
+        job = Job(key, posterior, data, sampler, error / manifest["caution"], schedule, block_size, metrics)
         results = Results(folder)
         num_lanes = math.ceil(len(checkpoints.steps) / block_size) * block_size * num_chains
         with progress_bar(num_lanes, schedule.num_steps, progress) as bar:
@@ -142,7 +143,7 @@ def _first_sound(checkpoints: Source) -> Params:
     raise CheckpointError(f"none of the {len(checkpoints.steps)} checkpoints can be used; the first: {failed}")
 
 
-def _schedule(
+def _calibrated(
     key: RngKey,
     posterior: LocalPosterior,
     checkpoints: Source,
@@ -150,8 +151,8 @@ def _schedule(
     asked: Asked,
     batch_size: int,
     cost: float,
-) -> Schedule:
-    """One schedule for all checkpoints, from the first, the middle and the last that are sound."""
+) -> Calibration:
+    """One for all checkpoints, from the first, the middle and the last that are sound."""
     steps = checkpoints.steps
     few = {}
     for step in (steps[0], steps[len(steps) // 2], steps[-1]):
@@ -162,7 +163,7 @@ def _schedule(
     anchors = jax.tree.map(lambda *leaves: jnp.stack(leaves), *few.values())
     posteriors = condition_all(posterior.at(anchors), data, batch_size)
     pilot_key = jax.random.fold_in(key, 2**32 - 2)
-    return choose(pilot_key, posteriors, np.asarray(list(few)), data, asked, batch_size, cost).schedule
+    return choose(pilot_key, posteriors, np.asarray(list(few)), data, asked, batch_size, cost)
 
 
 def _fitting_block(params: Params, num_chains: int, num_checkpoints: int) -> int:

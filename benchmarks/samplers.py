@@ -1,0 +1,147 @@
+"""Samplers side by side over three decades of step sizes, as Hitchcock & Hoogland (arXiv 2507.21449) compare them.
+
+`python benchmarks/samplers.py` runs what is missing from samplers.json; accuracy.py prints the tables. A grid of step
+sizes × chains is one program, here as for a user: hyperparameters are arrays.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from problems import Problem, key_of, problems
+from reference import load as load_references
+from results import add, load, order_preserved
+
+import sltjax
+from sltjax.samplers import Adam, Newton, RMSProp, gaussian, rademacher
+from sltjax.sampling import condition_all, sample_block
+from sltjax.schedule import Schedule
+from sltjax.truth import quadratic
+from sltjax.types import Sampler
+
+FILE = Path(__file__).parent / "samplers.json"
+BATCH_SIZE = 100
+STEPS, THIN = 5000, 5  # after as many of burn-in
+STIFF = 1e5  # the curvature that Newton's scale starts from: beyond what any of the problems has
+TOLERANCE = 0.1  # of λ, within which a step size is usable
+
+# name -> (the sampler at a step size, the least step size of the grid); units differ, so grids do
+GRID = 10.0 ** np.arange(0, 3.5, 0.5)
+SAMPLERS: dict[str, tuple[Callable[[Any], Sampler], float]] = {
+    "SGLD": (sltjax.SGLD, 1e-7),
+    "SGLD, RMSProp": (lambda step: sltjax.SGLD(step, preconditioner=RMSProp()), 1e-5),
+    "SGLD, Adam": (lambda step: sltjax.SGLD(step, preconditioner=Adam()), 1e-5),
+    "SGLD, Newton": (lambda step: sltjax.SGLD(step, preconditioner=Newton(STIFF)), 1e-3),
+    "Leimkuhler–Matthews": (sltjax.LeimkuhlerMatthews, 1e-7),
+    "Leimkuhler–Matthews, Newton": (lambda step: sltjax.LeimkuhlerMatthews(step, preconditioner=Newton(STIFF)), 1e-3),
+    "underdamped": (lambda step: sltjax.UnderdampedLangevin(jnp.sqrt(step)), 1e-7),
+    "SGHMC": (sltjax.SGHMC, 1e-8),
+    "SGNHT": (sltjax.SGNHT, 1e-7),
+}
+
+
+def networks() -> list[Problem]:
+    """The smaller half of the published class: deep linear networks of 100 to 400 parameters, trained to no error."""
+    return [problem for problem in problems() if problem.family == "deep linear 100–1K"][:12]
+
+
+def over_step_sizes(problem: Problem, make: Callable[[Any], Sampler], least: float) -> list[float | None]:
+    """λ̂ at each step size of the grid, None where a chain was lost."""
+    built = problem.make()
+    nbeta = problem.temperature(built)
+    posterior = sltjax.LocalPosterior(built.loss, built.params, nbeta, problem.gamma)
+    repeated = jax.tree.map(lambda w: jnp.repeat(w[None], len(GRID), axis=0), built.params)
+    posteriors = condition_all(posterior.at(repeated), built.data, BATCH_SIZE)
+    schedule = Schedule(4, STEPS // THIN, STEPS - THIN, THIN, BATCH_SIZE)
+    key, steps = jax.random.fold_in(key_of(problem.name), 4), np.arange(len(GRID))
+    trace = sample_block(key, posteriors, steps, make(jnp.float32(least * GRID)), built.data, schedule)
+    means = nbeta * trace["delta_loss"].astype(np.float64).mean(axis=(1, 2))
+    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in means]
+
+
+def noise_on_a_quadratic(noise: Callable[..., Any], stiffness: float) -> dict[str, float]:
+    """λ̂ of 100 dimensions by full gradients with ε·A = `stiffness`, over what theory says of Gaussian noise."""
+    nbeta, gamma, curvatures = 1000.0, 1.0, np.ones(100)
+    built = quadratic(jax.random.key(7), curvatures, num_examples=16)
+    step_size = stiffness / (nbeta + gamma)
+    posterior = sltjax.LocalPosterior(built.loss, built.params, nbeta, gamma)
+    settings = {"num_chains": 16, "num_draws": 10_000, "burn_in": 2000, "batch_size": 16}
+    trace = sltjax.sample(jax.random.key(8), posterior, sltjax.SGLD(step_size, noise), built.data, **settings)
+    expected = sltjax.truth.sgld_llc(curvatures, nbeta, gamma, step_size)
+    found = sltjax.llc(trace, nbeta)
+    return {"value": found.value / expected - 1, "std_error": found.std_error / expected}
+
+
+def noise_on_a_problem(noise: Callable[..., Any], problem: Problem, step_size: float) -> dict[str, float]:
+    built = problem.make()
+    nbeta, known = problem.temperature(built), load_references()[problem.name]["value"]
+    posterior = sltjax.LocalPosterior(built.loss, built.params, nbeta, problem.gamma)
+    settings = {"num_chains": 16, "num_draws": 10_000, "burn_in": 10_000, "thin": 4, "batch_size": built.num_examples}
+    trace = sltjax.sample(jax.random.key(9), posterior, sltjax.SGLD(step_size, noise), built.data, **settings)
+    found = sltjax.llc(trace, nbeta)
+    return {"value": found.value / known - 1, "std_error": found.std_error / known}
+
+
+def noises() -> dict[str, Callable[[Any], dict[str, float]]]:
+    """What the noise is tried on -> the error of λ̂ under it."""
+    found: dict[str, Callable[[Any], dict[str, float]]] = {}
+    for stiffness in (0.1, 1.0, 2.0):
+        name = f"quadratic d=100 at ε·A = {stiffness:g}, against SGLD's own law"
+        found[name] = lambda noise, stiffness=stiffness: noise_on_a_quadratic(noise, stiffness)
+    named = {problem.name: problem for problem in problems()}
+    for name, step_size in {
+        "quasi-homogeneous p=[4]": 1e-2,
+        "crossing k=[1, 1]": 1e-3,
+        "reduced rank 8-6-8 r2": 1e-4,
+    }.items():
+        title = f"{name} at ε = {step_size:g}"
+        found[title] = lambda noise, name=name, step=step_size: noise_on_a_problem(noise, named[name], step)
+    return found
+
+
+def section() -> str:
+    """Both tables."""
+    found = load(FILE)
+    shared = networks()
+    truths = np.array([float(problem.make().llc) for problem in shared])
+    usable_head = f"decades of step size with a median under {TOLERANCE:.0%}"
+    head = f"| sampler | best step size | median error | worst | order preserved | {usable_head} |"
+    lines = [head, "|---|" + "---|" * 5]
+    for name, (_, least) in SAMPLERS.items():
+        values = np.array([found[f"{name}: {problem.name}"] for problem in shared], float)  # [problem, step size]
+        errors = np.abs(values / truths[:, None] - 1)
+        errors = np.where(np.isfinite(errors), errors, np.inf)
+        median = np.median(errors, axis=0)
+        best = int(np.argmin(median))
+        usable = 0.5 * np.sum(median < TOLERANCE)
+        order = order_preserved(truths, values[:, best])
+        worst = f"{errors[:, best].max():.1%}" if np.isfinite(errors[:, best]).all() else "lost"
+        lines.append(f"| {name} | {least * GRID[best]:.0e} | {median[best]:.1%} | {worst} | {order:.3f} | {usable:g} |")
+    rows = ["| | Gaussian | ±1 |", "|---|---|---|"]
+    for title in noises():
+        cells = [found[f"{kind} noise: {title}"] for kind in ("Gaussian", "±1")]
+        rows.append(f"| {title} | " + " | ".join(f"{c['value']:+.2%} ± {c['std_error']:.2%}" for c in cells) + " |")
+    return "\n".join(lines) + "\n\n" + "\n".join(rows)
+
+
+def main() -> None:
+    for problem in networks():
+        for name, (make, least) in SAMPLERS.items():
+            entry = f"{name}: {problem.name}"
+            if entry not in load(FILE):
+                add(FILE, entry, over_step_sizes(problem, make, least))
+                print(entry, float(problem.make().llc), load(FILE)[entry], flush=True)
+        jax.clear_caches()
+    for title, error in noises().items():
+        for kind, noise in {"Gaussian": gaussian, "±1": rademacher}.items():
+            entry = f"{kind} noise: {title}"
+            if entry not in load(FILE):
+                add(FILE, entry, {key: float(f"{value:.4g}") for key, value in error(noise).items()})
+                print(entry, load(FILE)[entry], flush=True)
+
+
+if __name__ == "__main__":
+    main()

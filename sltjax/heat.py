@@ -1,0 +1,95 @@
+"""What the noise of batches adds to λ̂: measured where chains end, and judged.
+
+Gradient noise of covariance Σ raises λ̂ by (D/8)·tr Σ to first order, D the squared step along slow directions: on a
+quadratic exactly so, whatever its axes, because tr(H·δV) = (D/4)·tr Σ for the covariance δV that the noise adds. Σ
+grows with the distance from the anchor, as chains do on their way, so that it is measured at their end.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from sltjax.curvature import position
+from sltjax.posterior import LocalPosterior
+from sltjax.samplers import SGHMC, SGLD, Identity, LeimkuhlerMatthews, UnderdampedLangevin
+from sltjax.sampling import as_threefry, draw_batch, sample_block
+from sltjax.schedule import Schedule
+from sltjax.types import Batch, Params, RngKey, Sampler, Trace
+from sltjax.validation import count_examples
+
+
+def sample_judged(
+    key: RngKey,
+    posteriors: LocalPosterior,
+    steps: Int[np.ndarray, " checkpoint"],
+    sampler: Sampler,
+    data: Batch,
+    schedule: Schedule,
+    **options: Any,
+) -> Trace:
+    """As `sample_block`, and "heat" [checkpoint] beside the draws: the share of λ̂ that batch noise adds.
+
+    It is left out on full data, where there is none, and for samplers of which theory does not say it.
+    """
+    distance = squared_step(sampler)
+    if distance is None or schedule.batch_size == count_examples(data):
+        return sample_block(key, posteriors, steps, sampler, data, schedule, **options)
+    trace = sample_block(
+        key, posteriors, steps, sampler, data, schedule, now_and_then={"position": position}, **options
+    )
+    noise_key = jax.random.fold_in(as_threefry(key), 2**32 - 3)
+    noise = gradient_noise(noise_key, posteriors, trace.pop("position"), data, schedule.batch_size)
+    return {**trace, "heat": distance * noise / eightfold(posteriors, trace)}
+
+
+def squared_step(sampler: Sampler) -> Any:
+    """D, by which noise heats; None where theory does not say."""
+    if not isinstance(getattr(sampler, "preconditioner", None), Identity):
+        return None
+    match sampler:
+        case SGLD() | LeimkuhlerMatthews():
+            return sampler.step_size
+        case SGHMC():
+            return 2 * sampler.step_size / sampler.friction
+        case UnderdampedLangevin():
+            return sampler.step_size**2 * (1 + sampler.persistence) / (1 - sampler.persistence)
+    return None
+
+
+def eightfold(posteriors: LocalPosterior, trace: Trace) -> Float[np.ndarray, " checkpoint"]:
+    """8·λ̂, or that of half a parameter where λ̂ is smaller."""
+    value = np.asarray(posteriors.nbeta) * trace["delta_loss"].mean(axis=(1, 2))
+    return 8 * np.maximum(np.abs(value), 0.5)
+
+
+def gradient_noise(
+    key: RngKey, posteriors: LocalPosterior, positions: Params, data: Batch, batch_size: int
+) -> Float[np.ndarray, " checkpoint"]:
+    """E|∇U_B(w) − ∇U(w)|² at positions [checkpoint, chain, draw, ...], [checkpoint].
+
+    Half the squared difference of two independent batches estimates it without bias.
+    """
+    return np.asarray(_gradient_noise(as_threefry(key), posteriors, positions, data, batch_size), np.float64)
+
+
+@partial(jax.jit, static_argnums=4)
+def _gradient_noise(key: Array, posteriors: LocalPosterior, positions: Params, data: Batch, batch_size: int) -> Array:
+    def at_position(posterior: LocalPosterior, params: Params, key: Array) -> Array:
+        def gradient(key: Array) -> Params:
+            batch = draw_batch(key, data, batch_size)
+            return jax.grad(posterior.potential(batch, posterior.anchor_terms(batch)), has_aux=True)(params)[0]
+
+        one, other = (gradient(part) for part in jax.random.split(key))
+        return optax.tree.norm(optax.tree.sub(one, other), squared=True) / 2
+
+    def at_checkpoint(posterior: LocalPosterior, positions: Params) -> Array:
+        flat = jax.tree.map(lambda w: w.reshape(-1, *w.shape[2:]), positions)
+        keys = jax.random.split(key, len(jax.tree.leaves(flat)[0]))
+        return jnp.mean(jax.lax.map(lambda both: at_position(posterior, *both), (flat, keys)))
+
+    return jax.vmap(at_checkpoint)(posteriors, positions)
