@@ -373,12 +373,12 @@ def published_networks() -> list[Problem]:
     return [
         *(scaled("deep linear 100–1K", *shape, num_examples=1000) for shape in small),
         *(
-            scaled("deep linear 10K", *random_network(seed, (5, 100), (2, 10), (8_000, 13_000)), num_examples=10_000)
-            for seed in range(200, 205)
+            scaled("deep linear 10K", *random_network(seed, (5, 100), (2, 10), (8_000, 13_000)), 10_000, False)
+            for seed in range(200, 203)
         ),
         *(
             scaled("deep linear 100K", *random_network(seed, (50, 500), (2, 10), (80_000, 130_000)), 20_000, False)
-            for seed in range(300, 302)
+            for seed in range(300, 301)
         ),
         scaled("deep linear 1M", *random_network(400, (100, 1000), (2, 20), (800_000, 1_300_000)), 20_000, False),
     ]

@@ -103,28 +103,54 @@ def noises() -> dict[str, Callable[[Any], dict[str, float]]]:
 
 
 def section() -> str:
-    """Both tables."""
-    found = load(FILE)
-    shared = networks()
+    """Both tables, in words and figures."""
+    sizes = [sum(w.size for w in jax.tree.leaves(problem.make().params)) for problem in networks()]
+    return f"""{len(sizes)} deep linear networks of {min(sizes)} to {max(sizes)} parameters from the published class,
+all by one and the same step size, in batches of {BATCH_SIZE}, anchored, four chains of {STEPS:,} steps after as many of
+burn-in; against λ. The best step size is the one with the least median error, which takes the answers to know. GHMC,
+the default, has none to set.
+
+{step_size_table()}
+
+Noise of the same second moment at a fraction of the price: λ̂ by SGLD on full data with Gaussian and with ±1 noise,
+against SGLD's own law on a quadratic, and elsewhere against the posterior.
+
+{noise_table()}"""
+
+
+def step_size_table() -> str:
+    """A line a sampler."""
+    found, shared = load(FILE), networks()
     truths = np.array([float(problem.make().llc) for problem in shared])
-    usable_head = f"decades of step size with a median under {TOLERANCE:.0%}"
-    head = f"| sampler | best step size | median error | worst | order preserved | {usable_head} |"
-    lines = [head, "|---|" + "---|" * 5]
+    usable = f"decades of step size with a median under {TOLERANCE:.0%}"
+    lines = [f"| sampler | best step size | median error | worst | order preserved | {usable} |", "|---|" + "---|" * 5]
     for name, (_, least) in SAMPLERS.items():
         values = np.array([found[f"{name}: {problem.name}"] for problem in shared], float)  # [problem, step size]
         errors = np.abs(values / truths[:, None] - 1)
         errors = np.where(np.isfinite(errors), errors, np.inf)
         median = np.median(errors, axis=0)
         best = int(np.argmin(median))
-        usable = 0.5 * np.sum(median < TOLERANCE)
-        order = order_preserved(truths, values[:, best])
-        worst = f"{errors[:, best].max():.1%}" if np.isfinite(errors[:, best]).all() else "lost"
-        lines.append(f"| {name} | {least * GRID[best]:.0e} | {median[best]:.1%} | {worst} | {order:.3f} | {usable:g} |")
-    rows = ["| | Gaussian | ±1 |", "|---|---|---|"]
+        worst = errors[:, best].max()
+        cells = [
+            name,
+            f"{least * GRID[best]:.0e}",
+            f"{median[best]:.1%}",
+            f"{worst:.1%}" if np.isfinite(worst) else "lost",
+            f"{order_preserved(truths, values[:, best]):.3f}",
+            f"{np.sum(median < TOLERANCE) / 2:g}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def noise_table() -> str:
+    """A line a problem."""
+    found = load(FILE)
+    lines = ["| | Gaussian | ±1 |", "|---|---|---|"]
     for title in noises():
         cells = [found[f"{kind} noise: {title}"] for kind in ("Gaussian", "±1")]
-        rows.append(f"| {title} | " + " | ".join(f"{c['value']:+.2%} ± {c['std_error']:.2%}" for c in cells) + " |")
-    return "\n".join(lines) + "\n\n" + "\n".join(rows)
+        lines.append(f"| {title} | " + " | ".join(f"{c['value']:+.2%} ± {c['std_error']:.2%}" for c in cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
