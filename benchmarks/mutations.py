@@ -139,6 +139,20 @@ MUTATIONS = [
         "tests/test_estimators.py",
     ),
     Mutation(
+        "the heat of batches read off at half the step",
+        "heat.py",
+        "return sampler.step_size**2 * (1 + sampler.persistence)",
+        "return sampler.step_size**2 / 4 * (1 + sampler.persistence)",
+        "tests/test_heat.py",
+    ),
+    Mutation(
+        "samplers alike to jax share a program",
+        "sampling.py",
+        "return str(jax.tree.structure(sampler))",
+        'return "sampler"',
+        "tests/test_samplers.py -k taken_for_one_another",
+    ),
+    Mutation(
         "the heat of batches ignored",
         "calibration.py",
         "ratio = np.clip(np.where(share > 0, error / np.maximum(share, 1e-30), FASTEST), SLOWEST, FASTEST)",

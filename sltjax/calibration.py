@@ -21,7 +21,7 @@ from sltjax import observables as observe
 from sltjax.curvature import STEP_TIMES_CURVATURE, curvature_a_step_away, curvature_met
 from sltjax.diagnostics import MAX_RHAT, MIN_ESS
 from sltjax.estimators import llc
-from sltjax.heat import eightfold, gradient_noise, sample_judged
+from sltjax.heat import gradient_noise, heat_share, sample_judged
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import GHMC, Newton, UnderdampedLangevin
 from sltjax.sampling import alone, as_threefry, condition_all, draw_batch
@@ -218,25 +218,26 @@ def choose(
     affordable = int(ALL_AFFORDABLE / (cost * batch_size))
     most = asked.max_chain_steps or max(affordable, 100 * num_chains)
     pilot = _pilot_schedule(asked, num_chains, batch_size, most // num_chains)
+    if asked.num_draws is not None and asked.thin is not None:
+        sampler = asked.sampler or default_sampler(rule_key, posteriors, steps, data, batch_size, asked.error)
+        burn_in = asked.num_draws * asked.thin // 4 if asked.burn_in is None else asked.burn_in
+        settled = replace(pilot, num_draws=asked.num_draws, burn_in=burn_in, thin=asked.thin)
+        return Calibration(sampler, settled, asked.error)
     observables = {"delta_loss": observe.delta_loss, "acceptance": observe.acceptance}
     caution, spent, clock = 1.0, 0, _Clock()
     while True:
-        sampler = asked.sampler
-        if sampler is None:
-            sampler = default_sampler(rule_key, posteriors, steps, data, batch_size, asked.error / caution)
-        if asked.num_draws is not None and asked.thin is not None:
-            burn_in = asked.num_draws * asked.thin // 4 if asked.burn_in is None else asked.burn_in
-            settled = replace(pilot, num_draws=asked.num_draws, burn_in=burn_in, thin=asked.thin)
-            return Calibration(sampler, settled, asked.error)
+        error = asked.error / caution
+        sampler = asked.sampler or default_sampler(rule_key, posteriors, steps, data, batch_size, error)
         trace = sample_judged(
             pilot_key, posteriors, steps, sampler, data, pilot, observables=observables, on_chunk=clock.tick
         )
         spent += pilot.num_steps * num_chains
         heat = trace.get("heat", np.zeros(len(steps)))
-        too_hot = asked.sampler is None and np.nanmax(heat) > MAX_HEAT * asked.error
-        if not too_hot or 2 * spent + pilot.num_steps * num_chains > most:
+        hottest = np.max(heat, initial=0.0, where=np.isfinite(heat))
+        is_last = spent > most / 2 - pilot.num_steps * num_chains
+        if asked.sampler or hottest <= MAX_HEAT * asked.error or is_last:
             break
-        caution *= float(np.nanmax(heat)) / asked.error
+        caution *= hottest / asked.error
     nbeta = np.asarray(posteriors.nbeta)
     seen = tuple(llc({"delta_loss": trace["delta_loss"][c]}, float(nbeta[c])) for c in range(len(steps)))
     if asked.max_seconds is not None:
@@ -254,7 +255,7 @@ def choose(
         spent,
         clock.seconds_a_step(1) * schedule.num_steps * num_chains,
         wanted,
-        caution,
+        float(caution),
     )
 
 
@@ -286,7 +287,7 @@ def default_sampler(
     _refuse_beyond_measure(met.max(axis=0))
     square = STEP_TIMES_CURVATURE / met[1:].max(axis=0)
     noise = gradient_noise(heat_key, posteriors, trace["params"], data, batch_size)
-    share = square * noise / eightfold(posteriors, trace)
+    share = heat_share(noise, square, posteriors, trace)
     ratio = np.clip(np.where(share > 0, error / np.maximum(share, 1e-30), FASTEST), SLOWEST, FASTEST)
     ratio = np.where(np.isfinite(ratio), ratio, 1.0)
     persistence = np.maximum((ratio - 1) / (ratio + 1), 0.0)

@@ -44,7 +44,7 @@ def sample_judged(
     )
     noise_key = jax.random.fold_in(as_threefry(key), 2**32 - 3)
     noise = gradient_noise(noise_key, posteriors, trace.pop("position"), data, schedule.batch_size)
-    return {**trace, "heat": distance * noise / eightfold(posteriors, trace)}
+    return {**trace, "heat": heat_share(noise, distance, posteriors, trace)}
 
 
 def squared_step(sampler: Sampler) -> Any:
@@ -61,10 +61,12 @@ def squared_step(sampler: Sampler) -> Any:
     return None
 
 
-def eightfold(posteriors: LocalPosterior, trace: Trace) -> Float[np.ndarray, " checkpoint"]:
-    """8·λ̂, or that of half a parameter where λ̂ is smaller."""
+def heat_share(
+    noise: Float[np.ndarray, " checkpoint"], distance: Any, posteriors: LocalPosterior, trace: Trace
+) -> Float[np.ndarray, " checkpoint"]:
+    """(D/8)·tr Σ as a share of the λ̂ of the trace, or of that of one parameter where λ̂ is smaller."""
     value = np.asarray(posteriors.nbeta) * trace["delta_loss"].mean(axis=(1, 2))
-    return 8 * np.maximum(np.abs(value), 0.5)
+    return distance * noise / (8 * np.maximum(np.abs(value), 0.5))
 
 
 def gradient_noise(
