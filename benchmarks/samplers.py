@@ -88,7 +88,7 @@ def noise_on_a_problem(noise: Callable[..., Any], problem: Problem, step_size: f
 def noises() -> dict[str, Callable[[Any], dict[str, float]]]:
     """What the noise is tried on -> the error of λ̂ under it."""
     found: dict[str, Callable[[Any], dict[str, float]]] = {}
-    for stiffness in (0.1, 1.0, 2.0):
+    for stiffness in (0.1, 0.5, 1.5):
         name = f"quadratic d=100 at ε·A = {stiffness:g}, against SGLD's own law"
         found[name] = lambda noise, stiffness=stiffness: noise_on_a_quadratic(noise, stiffness)
     named = {problem.name: problem for problem in problems()}
