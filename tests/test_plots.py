@@ -8,8 +8,11 @@ from matplotlib.figure import Figure
 from synthetic import even, logarithmic, noisy_staircase, run
 
 from sltjax import plots
+from sltjax.calibration import Calibration
 from sltjax.definition import Curve
 from sltjax.development import stages
+from sltjax.samplers import SGLD
+from sltjax.schedule import Schedule
 from sltjax.types import Estimate, Health
 
 
@@ -144,3 +147,20 @@ def test_misuse_is_told(dataset):
 def test_plots_leave_pyplot_alone():
     code = "import sys, sltjax.plots; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_calibration_shows_the_pilot_and_how_the_length_follows_from_it():
+    draws = 2 + np.random.default_rng(0).normal(size=(2, 4, 250))
+    seen = tuple(
+        Estimate(float(x.mean()), 0.1, x.mean(axis=1), Health(np.full(4, -1), 1.0, 99.0, 0.0, ())) for x in draws
+    )
+    schedule = Schedule(num_chains=4, num_draws=4000, burn_in=500, thin=4, batch_size=10)
+    found = Calibration(SGLD(0.1), schedule, 0.02, seen, draws, 4, np.ones(2), np.array([0.0, 0.004]))
+    assert found.expected_error(1) == pytest.approx(0.1 / seen[1].value / 4)
+    pilot, length = plots.calibration(found, checkpoint=1).axes
+    assert len([line for line in pilot.lines if len(line.get_xdata()) == 25]) == 4
+    assert labels(length) == {"pilot", "chosen", "asked for", "heat of batches"}
+    assert "heat of batches" not in labels(plots.calibration(found).axes[1])
+    plots.calibration(found).canvas.draw()
+    with pytest.raises(ValueError, match="no pilot ran"):
+        plots.calibration(Calibration(SGLD(0.1), schedule))

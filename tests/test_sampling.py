@@ -5,7 +5,7 @@ import pytest
 
 import sltjax
 from sltjax import schedule as schedule_module
-from sltjax.sampling import condition_all, sample_block
+from sltjax.sampling import ENDS, condition_all, sample_block
 from sltjax.schedule import Schedule
 
 DATA = jax.random.normal(jax.random.key(3), (50, 3))
@@ -33,6 +33,20 @@ def test_shapes():
     trace = run([0, 1])
     assert trace["delta_loss"].shape == (2, 3, 12)
     assert trace["distance"].shape == (2, 3, 12)
+
+
+def test_what_is_large_is_recorded_now_and_then():
+    def position(params, info):
+        return params["w"]
+
+    often = run([0, 1], observables={"w": position})["w"]
+    seldom = run([0, 1], now_and_then={"w": position})["w"]
+    first, total = SCHEDULE.burn_in_draws, SCHEDULE.burn_in_draws + SCHEDULE.num_draws
+    ends = np.arange(SCHEDULE.chunk - 1, total + SCHEDULE.chunk - 1, SCHEDULE.chunk)
+    assert seldom.shape == (2, 3, min(ENDS, len(ends)), 3)
+    drawn = (ends >= first) & (ends < total)
+    assert drawn.sum() > 4
+    np.testing.assert_array_equal(seldom[:, :, drawn[-ENDS:]], often[:, :, ends[drawn] - first])
 
 
 def test_a_lane_does_not_depend_on_its_neighbours_or_its_place():
