@@ -6,6 +6,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,7 +22,7 @@ import sltjax
 from sltjax.posterior import default_nbeta
 from sltjax.samplers import Newton
 from sltjax.truth import Truth
-from sltjax.types import Batch, Sampler
+from sltjax.types import Batch, Loss, Params, Sampler
 
 FILE = Path(__file__).parent / "side_by_side.json"
 WIDTHS, RANK = (8, 6, 8), 2
@@ -36,7 +37,21 @@ def label_noise() -> Truth:
     return sltjax.truth.deep_linear(jax.random.key(5), WIDTHS, RANK, num_examples=100_000, noise=1.0)
 
 
-def tanh_network() -> Truth:
+@dataclass(frozen=True)
+class Network:
+    """What a `Truth` has, of a network whose λ nobody knows."""
+
+    loss: Loss
+    params: Params
+    data: Batch
+
+    @property
+    def num_examples(self) -> int:
+        """How many rows the data have."""
+        return len(self.data["x"])
+
+
+def tanh_network() -> Network:
     """Sixteen tanh units, four of which say what the teacher says, and twelve of which nothing reads."""
     teacher_key, input_key = jax.random.split(jax.random.key(6))
     inner, outer, bias = (
@@ -52,7 +67,7 @@ def tanh_network() -> Truth:
         "outer": jnp.pad(outer, (0, idle)),
     }
     x = jax.random.normal(input_key, (1000, INPUTS))
-    return Truth(squared_error, params, {"x": x, "y": tanh_apply(params, x)}, llc=math.nan, multiplicity=0)
+    return Network(squared_error, params, {"x": x, "y": tanh_apply(params, x)})
 
 
 def tanh_apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
@@ -63,7 +78,7 @@ def squared_error(params: dict[str, jax.Array], batch: Batch) -> jax.Array:
     return jnp.square(tanh_apply(params, batch["x"]) - batch["y"]) / 2
 
 
-def nuts(built: Truth, data: Batch, seconds: float) -> dict[str, Any]:
+def nuts(built: Truth | Network, data: Batch, seconds: float) -> dict[str, Any]:
     nbeta, began = default_nbeta(built.num_examples), time.perf_counter()
     options = {"acceptance": 0.9, "warm_up": 1000, "block": 25, "seconds": seconds}
     found = nuts_reference(built, nbeta, 1.0, data, key=jax.random.key(1), **options)
@@ -71,13 +86,13 @@ def nuts(built: Truth, data: Batch, seconds: float) -> dict[str, Any]:
     return {**numbers, "steps": found.gradients, "seconds": round(time.perf_counter() - began)}
 
 
-def default(built: Truth) -> dict[str, Any]:
+def default(built: Truth | Network) -> dict[str, Any]:
     began = time.perf_counter()
     estimate = sltjax.estimate_llc(jax.random.key(2), built.loss, built.params, built.data)
     return {**plain(estimate), "seconds": round(time.perf_counter() - began)}
 
 
-def sampled(built: Truth, sampler: Sampler, anchored: bool, **settings: int) -> dict[str, Any]:
+def sampled(built: Truth | Network, sampler: Sampler, anchored: bool, **settings: int) -> dict[str, Any]:
     nbeta, began = default_nbeta(built.num_examples), time.perf_counter()
     posterior = sltjax.LocalPosterior(built.loss, built.params, nbeta, 1.0, anchored=anchored)
     trace = sltjax.sample(jax.random.key(3), posterior, sampler, built.data, num_chains=4, **settings)
@@ -86,13 +101,13 @@ def sampled(built: Truth, sampler: Sampler, anchored: bool, **settings: int) -> 
     return {**estimate, "steps": steps, "seconds": round(time.perf_counter() - began)}
 
 
-def sgld(built: Truth, step_size: float, anchored: bool) -> dict[str, Any]:
+def sgld(built: Truth | Network, step_size: float, anchored: bool) -> dict[str, Any]:
     """20,000 steps, half of them burn-in."""
     lengths = {"num_draws": 5000, "thin": 2, "burn_in": 9998, "batch_size": 512}
     return sampled(built, sltjax.SGLD(step_size), anchored, **lengths)
 
 
-def mala(built: Truth) -> dict[str, Any]:
+def mala(built: Truth | Network) -> dict[str, Any]:
     lengths = {"num_draws": 4000, "thin": 16, "burn_in": 16_000, "batch_size": built.num_examples}
     return sampled(built, sltjax.MALA(0.3, preconditioner=Newton(1e4)), True, **lengths)
 
