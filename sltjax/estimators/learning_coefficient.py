@@ -10,16 +10,15 @@ from sltjax.estimators.average import average
 from sltjax.types import Estimate, Trace
 
 MIN_ACCEPTANCE = 0.3  # MALA does best at 0.57, HMC at 0.65 (Roberts & Rosenthal 1998; Beskos et al. 2013)
-
-MIN_HEAT = 0.02
+MIN_HEAT = 0.02  # a share of λ̂; below it, or within two standard errors, nobody need care
 
 
 def llc(trace: Trace, nbeta: float) -> Estimate:
     """λ̂ from recorded loss differences.
 
     Args:
-        trace: with "delta_loss" [chain, draw], as `sample` records it; "acceptance" and
-            "heat", the share of λ̂ that batch noise adds, are judged too where they are there.
+        trace: with "delta_loss" [chain, draw], as `sample` records it; "acceptance" and "heat", the share of λ̂ that
+            batch noise adds, are judged where they are there.
         nbeta: the inverse temperature nβ at which it was sampled.
 
     Returns:
@@ -36,7 +35,9 @@ def judged(estimate: Estimate, trace: Trace) -> Estimate:
         estimate = with_warning(estimate, f"negative: the checkpoint is no minimum of this loss; {remedy}")
     heat = float(np.max(trace.get("heat", 0.0)))
     if heat > max(MIN_HEAT, 2 * estimate.std_error / max(abs(estimate.value), 0.5)):
-        estimate = with_warning(estimate, f"batch noise raises it by about {heat:.0%}: raise batch_size")
+        estimate = with_warning(
+            estimate, f"batch noise raises it by about {heat:.0%}: raise batch_size or lower the step size"
+        )
     accepted = float(np.mean(trace.get("acceptance", 1.0)))
     if accepted < MIN_ACCEPTANCE:
         said = f"chains stand still: {accepted:.0%} of their steps were accepted; lower the step size or raise burn_in"
