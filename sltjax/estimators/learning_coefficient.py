@@ -10,7 +10,7 @@ from sltjax.estimators.average import average
 from sltjax.types import Estimate, Trace
 
 MIN_ACCEPTANCE = 0.3  # MALA does best at 0.57, HMC at 0.65 (Roberts & Rosenthal 1998; Beskos et al. 2013)
-MIN_HEAT = 0.02  # a share of λ̂; below it, or within two standard errors, nobody need care
+MIN_HEAT = 0.03  # a share of λ̂: what a sweep may have by default; as much as two standard errors is let pass, too
 
 
 def llc(trace: Trace, nbeta: float) -> Estimate:
