@@ -87,9 +87,12 @@ def nuts(built: Truth | Network, data: Batch, seconds: float) -> dict[str, Any]:
 
 
 def default(built: Truth | Network) -> dict[str, Any]:
-    began = time.perf_counter()
-    estimate = sltjax.estimate_llc(jax.random.key(2), built.loss, built.params, built.data)
-    return {**plain(estimate), "seconds": round(time.perf_counter() - began)}
+    key, began = jax.random.key(2), time.perf_counter()
+    estimate = sltjax.estimate_llc(key, built.loss, built.params, built.data)
+    seconds = round(time.perf_counter() - began)
+    posterior = sltjax.LocalPosterior(built.loss, built.params, default_nbeta(built.num_examples), 1.0)
+    chosen = sltjax.calibrate(jax.random.split(key)[0], posterior, built.data)  # as it was chosen inside
+    return {**plain(estimate), "steps": chosen.pilot_steps + chosen.chain_steps, "seconds": seconds}
 
 
 def sampled(built: Truth | Network, sampler: Sampler, anchored: bool, **settings: int) -> dict[str, Any]:
