@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from problems import Problem, key_of, problems
+from results import as_lines, write
 
 import sltjax
 from sltjax.truth import Truth
@@ -211,12 +212,8 @@ def load() -> dict[str, dict[str, Any]]:
 def save(found: dict[str, dict[str, Any]]) -> None:
     packages = {name: version(name) for name in ("jax", "blackjax", "numpy")}
     machine = f"{os.cpu_count()} × {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
-    lines = [f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(found[name])}" for name in found]
     head = json.dumps({"versions": packages, "machine": machine}, ensure_ascii=False)[1:-1]
-    text = "{" + head + ',\n"references": {\n' + ",\n".join(lines) + "\n}}\n"
-    partial = FILE.with_suffix(".part")
-    partial.write_text(text)
-    partial.replace(FILE)
+    write(FILE, "{" + head + ',\n"references": ' + as_lines(found) + "}\n")
 
 
 def main() -> None:

@@ -18,10 +18,19 @@ def load(file: Path) -> dict[str, Any]:
 
 def add(file: Path, name: str, entry: Any) -> None:
     """Write the file with one entry more; a reader never sees half of it."""
-    found = load(file) | {name: entry}
-    lines = [f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(found[name])}" for name in found]
+    write(file, as_lines(load(file) | {name: entry}) + "\n")
+
+
+def as_lines(found: dict[str, Any]) -> str:
+    """JSON, an entry a line."""
+    lines = [f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(entry)}" for name, entry in found.items()]
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def write(file: Path, text: str) -> None:
+    """Put the text in the place of what was there, in one go."""
     partial = file.with_suffix(".part")
-    partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    partial.write_text(text)
     partial.replace(file)
 
 

@@ -19,7 +19,7 @@ import sltjax
 from sltjax.samplers import Adam, Newton, RMSProp, gaussian, rademacher
 from sltjax.sampling import condition_all, sample_block
 from sltjax.schedule import Schedule
-from sltjax.truth import quadratic
+from sltjax.truth import Truth, quadratic
 from sltjax.types import Sampler
 
 FILE = Path(__file__).parent / "samplers.json"
@@ -63,25 +63,36 @@ def over_step_sizes(problem: Problem, make: Callable[[Any], Sampler], least: flo
 
 
 def noise_on_a_quadratic(noise: Callable[..., Any], stiffness: float) -> dict[str, float]:
-    """λ̂ of 100 dimensions by full gradients with ε·A = `stiffness`, over what theory says of Gaussian noise."""
+    """Of 100 dimensions at ε·A = `stiffness`, against what theory says of Gaussian noise."""
     nbeta, gamma, curvatures = 1000.0, 1.0, np.ones(100)
     built = quadratic(jax.random.key(7), curvatures, num_examples=16)
     step_size = stiffness / (nbeta + gamma)
+    known = sltjax.truth.sgld_llc(curvatures, nbeta, gamma, step_size)
     posterior = sltjax.LocalPosterior(built.loss, built.params, nbeta, gamma)
-    settings = {"num_chains": 16, "num_draws": 10_000, "burn_in": 2000, "batch_size": 16}
-    trace = sltjax.sample(jax.random.key(8), posterior, sltjax.SGLD(step_size, noise), built.data, **settings)
-    expected = sltjax.truth.sgld_llc(curvatures, nbeta, gamma, step_size)
-    found = sltjax.llc(trace, nbeta)
-    return {"value": found.value / expected - 1, "std_error": found.std_error / expected}
+    return sgld_error(jax.random.key(8), posterior, built, noise, step_size, known, burn_in=2000)
 
 
 def noise_on_a_problem(noise: Callable[..., Any], problem: Problem, step_size: float) -> dict[str, float]:
+    """Against the posterior itself."""
     built = problem.make()
-    nbeta, known = problem.temperature(built), load_references()[problem.name]["value"]
-    posterior = sltjax.LocalPosterior(built.loss, built.params, nbeta, problem.gamma)
-    settings = {"num_chains": 16, "num_draws": 10_000, "burn_in": 10_000, "thin": 4, "batch_size": built.num_examples}
-    trace = sltjax.sample(jax.random.key(9), posterior, sltjax.SGLD(step_size, noise), built.data, **settings)
-    found = sltjax.llc(trace, nbeta)
+    known = load_references()[problem.name]["value"]
+    posterior = sltjax.LocalPosterior(built.loss, built.params, problem.temperature(built), problem.gamma)
+    return sgld_error(jax.random.key(9), posterior, built, noise, step_size, known, burn_in=10_000, thin=4)
+
+
+def sgld_error(
+    key: jax.Array,
+    posterior: sltjax.LocalPosterior,
+    built: Truth,
+    noise: Callable[..., Any],
+    step_size: float,
+    known: float,
+    **lengths: int,
+) -> dict[str, float]:
+    """The relative error of λ̂ by SGLD on full data, and its standard error."""
+    settings = {"num_chains": 16, "num_draws": 10_000, "batch_size": built.num_examples, **lengths}
+    trace = sltjax.sample(key, posterior, sltjax.SGLD(step_size, noise), built.data, **settings)
+    found = sltjax.llc(trace, posterior.nbeta)
     return {"value": found.value / known - 1, "std_error": found.std_error / known}
 
 

@@ -10,6 +10,7 @@ Lengths come from a pilot: how many steps one effective draw takes, and how much
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
@@ -120,7 +121,7 @@ class Calibration:
 
     def expected_error(self, checkpoint: int = 0) -> float:
         """The standard error as a share of λ̂ that the pilot foresees for this schedule; NaN if there was none."""
-        if not self.pilot or self.pilot_draws is None:
+        if self.pilot_draws is None:
             return math.nan
         seen = self.pilot[checkpoint]
         shorter = self.pilot_draws[checkpoint].size * self.pilot_thin / self.drawing_steps
@@ -170,11 +171,16 @@ def calibrate(
         ValueError, TypeError: an argument that cannot work, or no step size at which the potential is finite.
     """
     asked = Asked(sampler, num_chains, num_draws, burn_in, thin, batch_size, error, max_chain_steps, max_seconds)
-    asked.validate(posterior, data)
-    cost = gradient_flops(posterior, data)
-    size = choose_batch_size(asked, cost, count_examples(data))
+    size, cost = settle(asked, posterior, data)
     posteriors = condition_all(posterior.at(alone(as_float32(posterior.anchor))), data, size)
     return choose(key, posteriors, np.zeros(1, int), data, asked, size, cost)
+
+
+def settle(asked: Asked, posterior: LocalPosterior, data: Batch) -> tuple[int, float]:
+    """Refuse what cannot work; the batch size, and the FLOPs of the gradient at one example, which `choose` takes."""
+    asked.validate(posterior, data)
+    cost = gradient_flops(posterior, data)
+    return choose_batch_size(asked, cost, count_examples(data)), cost
 
 
 def gradient_flops(posterior: LocalPosterior, data: Batch) -> float:
@@ -218,16 +224,16 @@ def choose(
     affordable = int(ALL_AFFORDABLE / (cost * batch_size))
     most = asked.max_chain_steps or max(affordable, 100 * num_chains)
     pilot = _pilot_schedule(asked, num_chains, batch_size, most // num_chains)
+    given = asked.sampler
+    rule = default_rule(rule_key, posteriors, steps, data, batch_size) if given is None else lambda error: given
+    sampler = rule(asked.error)
     if asked.num_draws is not None and asked.thin is not None:
-        sampler = asked.sampler or default_sampler(rule_key, posteriors, steps, data, batch_size, asked.error)
         burn_in = asked.num_draws * asked.thin // 4 if asked.burn_in is None else asked.burn_in
         settled = replace(pilot, num_draws=asked.num_draws, burn_in=burn_in, thin=asked.thin)
         return Calibration(sampler, settled, asked.error)
     observables = {"delta_loss": observe.delta_loss, "acceptance": observe.acceptance}
     caution, spent, clock = 1.0, 0, _Clock()
     while True:
-        error = asked.error / caution
-        sampler = asked.sampler or default_sampler(rule_key, posteriors, steps, data, batch_size, error)
         trace = sample_judged(
             pilot_key, posteriors, steps, sampler, data, pilot, observables=observables, on_chunk=clock.tick
         )
@@ -235,9 +241,10 @@ def choose(
         heat = trace.get("heat", np.zeros(len(steps)))
         hottest = np.max(heat, initial=0.0, where=np.isfinite(heat))
         is_last = spent > most / 2 - pilot.num_steps * num_chains
-        if asked.sampler or hottest <= MAX_HEAT * asked.error or is_last:
+        if given is not None or hottest <= MAX_HEAT * asked.error or is_last:
             break
         caution *= hottest / asked.error
+        sampler = rule(asked.error / caution)
     nbeta = np.asarray(posteriors.nbeta)
     seen = tuple(llc({"delta_loss": trace["delta_loss"][c]}, float(nbeta[c])) for c in range(len(steps)))
     if asked.max_seconds is not None:
@@ -259,20 +266,19 @@ def choose(
     )
 
 
-def default_sampler(
+def default_rule(
     key: RngKey,
     posteriors: LocalPosterior,
     steps: Int[np.ndarray, " checkpoint"],
     data: Batch,
     batch_size: int,
-    error: float = ERROR,
-) -> Sampler:
-    """The sampler used where none is given, with hyperparameters [checkpoint] by one rule.
+) -> Callable[[float], Sampler]:
+    """Measure the posteriors, and give the rule that makes of `error` the sampler used where none is given.
 
     Full data: `GHMC`, which starts from the curvature one step away from the anchor and adjusts itself. Batches:
     `UnderdampedLangevin` with h²·κ = 0.5 for the largest curvature κ that pilots meet, and a persistence at which
     batch noise, (D/8)·E|∇U_B − ∇U|² of λ̂ for D = h²(1 + a)/(1 − a), is the share `error`; below that of a = 0, a
-    smaller h.
+    smaller h. Hyperparameters are [checkpoint].
 
     Raises:
         ValueError: every checkpoint's potential is infinite, or its curvature beyond measure, at all distances.
@@ -282,17 +288,21 @@ def default_sampler(
         batch = draw_batch(rough_key, data, batch_size)
         curvature = curvature_a_step_away(rough_key, posteriors, steps, batch)
         _refuse_beyond_measure(curvature)
-        return GHMC(0.5, preconditioner=Newton(curvature))
+        return lambda error: GHMC(0.5, preconditioner=Newton(curvature))
     met, trace = curvature_met(met_key, posteriors, steps, data, batch_size)
     _refuse_beyond_measure(met.max(axis=0))
     square = STEP_TIMES_CURVATURE / met[1:].max(axis=0)
     noise = gradient_noise(heat_key, posteriors, trace["params"], data, batch_size)
     share = heat_share(noise, square, posteriors, trace)
-    ratio = np.clip(np.where(share > 0, error / np.maximum(share, 1e-30), FASTEST), SLOWEST, FASTEST)
-    ratio = np.where(np.isfinite(ratio), ratio, 1.0)
-    persistence = np.maximum((ratio - 1) / (ratio + 1), 0.0)
-    step_size = np.sqrt(square * np.minimum(ratio, 1.0))
-    return UnderdampedLangevin(step_size, persistence)
+
+    def rule(error: float) -> Sampler:
+        ratio = np.clip(np.where(share > 0, error / np.maximum(share, 1e-30), FASTEST), SLOWEST, FASTEST)
+        ratio = np.where(np.isfinite(ratio), ratio, 1.0)
+        persistence = np.maximum((ratio - 1) / (ratio + 1), 0.0)
+        step_size = np.sqrt(square * np.minimum(ratio, 1.0))
+        return UnderdampedLangevin(step_size, persistence)
+
+    return rule
 
 
 def _refuse_beyond_measure(curvature: Float[np.ndarray, " checkpoint"]) -> None:

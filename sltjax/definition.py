@@ -6,7 +6,6 @@ where that is: the range over which λ̂ stays the same within errors, its plate
 
 import dataclasses
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import TypeAlias
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Bool, Float
 
-from sltjax.calibration import Asked, choose, choose_batch_size, gradient_flops
+from sltjax.calibration import Asked, choose, settle
 from sltjax.estimators import llc, unlocalised_llc
 from sltjax.heat import sample_judged
 from sltjax.posterior import LocalPosterior, default_nbeta
@@ -107,7 +106,7 @@ class Curve:
 
     def at(self, index: int) -> Trace:
         """The draws of one grid point: name -> array [chain, draw]."""
-        return jax.tree.map(lambda x: x[index], self.trace)
+        return _draws_at(self.trace, index)
 
     def unlocalised(self) -> tuple[Estimate, ...]:
         """λ̂ at each grid point with what γ takes from it put back, to first order; see `sltjax.localisation_bias`.
@@ -231,16 +230,18 @@ def llc_curve(
     nbetas, gammas = _grid(nbeta, gamma, num_examples)
     posterior = LocalPosterior(loss, params, float(nbetas[0]), float(gammas[0]))
     asked = Asked(sampler, num_chains, num_draws, burn_in, thin, batch_size, error, max_chain_steps, max_seconds)
-    asked.validate(posterior, data)
-    cost = gradient_flops(posterior, data)
-    size = choose_batch_size(asked, cost, num_examples)
+    size, cost = settle(asked, posterior, data)
     posteriors = _on_grid(condition_all(posterior.at(alone(params)), data, size), nbetas, gammas)
     points = np.arange(len(nbetas))  # noise of its own for each grid point
     pilot_key, chain_key = jax.random.split(key)
     chosen = choose(pilot_key, posteriors, points, data, asked, size, cost)
     trace = sample_judged(chain_key, posteriors, points, chosen.sampler, data, chosen.schedule)
-    estimates = tuple(llc(jax.tree.map(itemgetter(i), trace), float(nbetas[i])) for i in points)
+    estimates = tuple(llc(_draws_at(trace, i), float(nbeta)) for i, nbeta in enumerate(nbetas))
     return Curve(nbetas, gammas, trace, estimates)
+
+
+def _draws_at(trace: Trace, index: int) -> Trace:
+    return jax.tree.map(lambda x: x[index], trace)
 
 
 def _on_grid(posteriors: LocalPosterior, nbetas: np.ndarray, gammas: np.ndarray) -> LocalPosterior:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from sltjax.calibration import ERROR, Asked, choose, choose_batch_size, gradient_flops
+from sltjax.calibration import ERROR, Asked, choose, settle
 from sltjax.diagnostics import require_healthy
 from sltjax.estimators import llc
 from sltjax.heat import sample_judged
@@ -72,9 +72,7 @@ def estimate_llc(
     nbeta = default_nbeta(count_examples(data)) if nbeta is None else nbeta
     posterior = LocalPosterior(loss, params, nbeta, 1.0 if gamma is None else gamma)
     asked = Asked(sampler, num_chains, num_draws, burn_in, thin, batch_size, error, max_chain_steps, max_seconds)
-    asked.validate(posterior, data)
-    cost = gradient_flops(posterior, data)
-    size = choose_batch_size(asked, cost, count_examples(data))
+    size, cost = settle(asked, posterior, data)
     posteriors = condition_all(posterior.at(alone(params)), data, size)
     pilot_key, chain_key = jax.random.split(key)
     step = np.zeros(1, int)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from sltjax.calibration import default_sampler
+from sltjax.calibration import default_rule
 from sltjax.checkpoints import CheckpointError, Source, digest, read_ahead
 from sltjax.heat import sample_judged
 from sltjax.posterior import LocalPosterior
@@ -135,7 +135,7 @@ class Job:
     def _calibrated(self, posteriors: LocalPosterior, steps: Int[np.ndarray, " checkpoint"]) -> Sampler:
         """One rule for the whole sweep, which gives every checkpoint the start that its own curvature allows."""
         pilot_key = jax.random.fold_in(self.key, 2**32 - 1)
-        return default_sampler(pilot_key, posteriors, steps, self.data, self.schedule.batch_size, self.heat)
+        return default_rule(pilot_key, posteriors, steps, self.data, self.schedule.batch_size)(self.heat)
 
 
 @partial(jax.jit, static_argnums=0)

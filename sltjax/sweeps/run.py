@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from sltjax.calibration import Asked, Calibration, choose, choose_batch_size, gradient_flops
+from sltjax.calibration import Asked, Calibration, choose, settle
 from sltjax.checkpoints import CheckpointError, Source
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.results import check_metric_names, to_dataset, write_dataset
@@ -100,9 +100,7 @@ def sweep(
     first = _first_sound(checkpoints)
     posterior = LocalPosterior(loss, first, nbeta, gamma)
     asked = Asked(sampler, num_chains, num_draws, burn_in, thin, batch_size, error, max_chain_steps)
-    asked.validate(posterior, data)
-    cost = gradient_flops(posterior, data)
-    size = choose_batch_size(asked, cost, count_examples(data))
+    size, cost = settle(asked, posterior, data)
     block_size = block_size or _fitting_block(first, num_chains or 4, len(checkpoints.steps))
     manifest = describe_sweep(key, posterior, data, checkpoints, asked, size, metrics, block_size, title)
     folder = Store(store) if store is not None else None
