@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 from flax import struct
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from sltjax import observables as observe
-from sltjax.curvature import STEP_TIMES_CURVATURE, curvature_a_step_away, curvature_met
-from sltjax.diagnostics import MAX_RHAT, MIN_ESS
-from sltjax.estimators import llc
-from sltjax.heat import gradient_noise, heat_share, sample_judged
+from sltjax.curvature import curvature_a_step_away, curvature_met
+from sltjax.diagnostics import MAX_RHAT
+from sltjax.estimators import HEAT_DOUBT, llc
+from sltjax.heat import gradient_noise, heat_of_noise, heat_share, sample_judged
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import GHMC, Newton, UnderdampedLangevin
 from sltjax.sampling import alone, as_threefry, condition_all, draw_batch
@@ -40,10 +40,14 @@ THIN = 4
 PILOT_BURN_IN, PILOT_DRAWS = 1000, 250
 MIN_DRAWS, MAX_DRAWS = 500, 20_000
 MAX_THINNING = 16
+ESS_A_CHAIN = 100.0  # independent draws between which split R-hat comes down to 1.01
 MARGIN = 1.5  # a pilot knows its own autocorrelation to about a third
-FASTEST = 19.0  # (1 + a)/(1 − a) at persistence a = 0.9
+SQUARE_TIMES_CURVATURE = 0.125  # h²·κ on batches: chains meet more curvature than pilots, and 4 is unstable
+FASTEST = 76.0  # (1 + a)/(1 − a) at persistence a = 0.974
 SLOWEST = 1e-3
-MAX_HEAT = 1.5  # times the error asked for, beyond which a pilot is run again with slower steps
+HEAT = 2.0  # times the error asked for: what batch noise may add to λ̂, of which `HEAT_DOUBT` goes into the error
+TOO_HOT = 1.5  # times that, beyond which a pilot is run again with slower steps
+HOTTER = 10.0  # what a chain that left the finite numbers counts as, times that
 
 
 @dataclass(frozen=True)
@@ -90,11 +94,11 @@ class Calibration:
         sampler: with its hyperparameters set; those that differ between checkpoints are [checkpoint].
         schedule: lengths and sizes.
         error: the share of λ̂ that was asked for.
-        pilot: what the pilot chains estimated, one a checkpoint; empty if nothing was left to choose.
+        pilot: what the pilot chains estimated, heat included, one a checkpoint; empty if nothing was left to choose.
         pilot_draws: nβ·ΔL along the pilot's draws, [checkpoint, chain, draw].
         pilot_thin: steps between them.
         acceptance: the pilot's mean acceptance, [checkpoint]; 1 where nothing is rejected.
-        heat: the share of λ̂ that batch noise adds where the pilot ended, [checkpoint]; 0 on full data.
+        heat: the share of λ̂ that batch noise added where the pilot ended, [checkpoint]; 0 on full data.
         pilot_steps: chain-steps spent.
         seconds: what sampling these checkpoints will take, by the speed of the pilot; NaN if there was none.
         wanted_draws: draws a chain that the error asked for would take, where the budget allows fewer.
@@ -121,11 +125,12 @@ class Calibration:
 
     def expected_error(self, checkpoint: int = 0) -> float:
         """The standard error as a share of λ̂ that the pilot foresees for this schedule; NaN if there was none."""
-        if self.pilot_draws is None:
+        if self.pilot_draws is None or self.heat is None:
             return math.nan
         seen = self.pilot[checkpoint]
         shorter = self.pilot_draws[checkpoint].size * self.pilot_thin / self.drawing_steps
-        return abs(seen.std_error / seen.value) * math.sqrt(shorter)
+        drawn = abs(seen.std_error / seen.value) * math.sqrt(shorter)
+        return math.hypot(drawn, HEAT_DOUBT * self.heat[checkpoint])
 
     @property
     def drawing_steps(self) -> int:
@@ -160,7 +165,8 @@ def calibrate(
         burn_in: steps before the first draw; None for a quarter of the steps that follow, at least the pilot's.
         thin: steps a draw; None for 4, or more where neighbouring draws are nearly the same.
         batch_size: None for all the data where its gradient takes under 5 GFLOP a chain, else 1024.
-        error: the share of λ̂ to which the standard error is to come, and likewise the heat of batches.
+        error: the share of λ̂ to which the standard error is to come. The heat of batches, which is measured and
+            taken off, is held to twice as much.
         max_chain_steps: steps times chains that pilot and sampling may take together; None for 40 TFLOP.
         max_seconds: the same in seconds, by the pilot's speed on this machine, compilation apart.
 
@@ -224,9 +230,12 @@ def choose(
     affordable = int(ALL_AFFORDABLE / (cost * batch_size))
     most = asked.max_chain_steps or max(affordable, 100 * num_chains)
     pilot = _pilot_schedule(asked, num_chains, batch_size, most // num_chains)
-    given = asked.sampler
-    rule = default_rule(rule_key, posteriors, steps, data, batch_size) if given is None else lambda error: given
-    sampler = rule(asked.error)
+    given, allowed = asked.sampler, HEAT * asked.error
+    if given is None:
+        rule = default_rule(rule_key, posteriors, steps, data, batch_size)
+    else:
+        rule = Rule(lambda allowed: given, np.ones(len(steps), bool))
+    sampler = rule.make(allowed)
     if asked.num_draws is not None and asked.thin is not None:
         burn_in = asked.num_draws * asked.thin // 4 if asked.burn_in is None else asked.burn_in
         settled = replace(pilot, num_draws=asked.num_draws, burn_in=burn_in, thin=asked.thin)
@@ -238,18 +247,18 @@ def choose(
             pilot_key, posteriors, steps, sampler, data, pilot, observables=observables, on_chunk=clock.tick
         )
         spent += pilot.num_steps * num_chains
-        heat = trace.get("heat", np.zeros(len(steps)))
-        hottest = np.max(heat, initial=0.0, where=np.isfinite(heat))
+        heat = heat_share(trace, posteriors)
+        hottest = min(np.max(heat, initial=0.0, where=rule.stable) / allowed, HOTTER)
         is_last = spent > most / 2 - pilot.num_steps * num_chains
-        if given is not None or hottest <= MAX_HEAT * asked.error or is_last:
+        if given is not None or hottest <= TOO_HOT or is_last:
             break
-        caution *= hottest / asked.error
-        sampler = rule(asked.error / caution)
+        caution *= hottest
+        sampler = rule.make(allowed / caution)
     nbeta = np.asarray(posteriors.nbeta)
     seen = tuple(llc({"delta_loss": trace["delta_loss"][c]}, float(nbeta[c])) for c in range(len(steps)))
     if asked.max_seconds is not None:
         most = min(most, int(asked.max_seconds / clock.seconds_a_step(len(steps))))
-    schedule, wanted = _lengths(asked, pilot, seen, (most - spent) // num_chains)
+    schedule, wanted = _lengths(asked, pilot, seen, heat, (most - spent) // num_chains)
     return Calibration(
         sampler,
         schedule,
@@ -266,19 +275,32 @@ def choose(
     )
 
 
+@dataclass(frozen=True)
+class Rule:
+    """How a sampler follows from what was measured.
+
+    Attributes:
+        make: the share of λ̂ that batch noise may add -> the sampler.
+        stable: where there is a step size to start from, [checkpoint].
+    """
+
+    make: Callable[[float], Sampler]
+    stable: Bool[np.ndarray, " checkpoint"]
+
+
 def default_rule(
     key: RngKey,
     posteriors: LocalPosterior,
     steps: Int[np.ndarray, " checkpoint"],
     data: Batch,
     batch_size: int,
-) -> Callable[[float], Sampler]:
-    """Measure the posteriors, and give the rule that makes of `error` the sampler used where none is given.
+) -> Rule:
+    """Measure the posteriors, and give the rule for the sampler used where none is given.
 
     Full data: `GHMC`, which starts from the curvature one step away from the anchor and adjusts itself. Batches:
-    `UnderdampedLangevin` with h²·κ = 0.5 for the largest curvature κ that pilots meet, and a persistence at which
-    batch noise, (D/8)·E|∇U_B − ∇U|² of λ̂ for D = h²(1 + a)/(1 − a), is the share `error`; below that of a = 0, a
-    smaller h. Hyperparameters are [checkpoint].
+    `UnderdampedLangevin` with h²·κ = ⅛ for the largest curvature κ that pilots meet, and a persistence at which
+    batch noise, (D/8)·E|∇U_B − ∇U|² for D = h²(1 + a)/(1 − a), adds to λ̂ the share that the rule is given; below
+    that of a = 0, a smaller h. Hyperparameters are [checkpoint].
 
     Raises:
         ValueError: every checkpoint's potential is infinite, or its curvature beyond measure, at all distances.
@@ -288,21 +310,21 @@ def default_rule(
         batch = draw_batch(rough_key, data, batch_size)
         curvature = curvature_a_step_away(rough_key, posteriors, steps, batch)
         _refuse_beyond_measure(curvature)
-        return lambda error: GHMC(0.5, preconditioner=Newton(curvature))
+        return Rule(lambda allowed: GHMC(0.5, preconditioner=Newton(curvature)), np.isfinite(curvature))
     met, trace = curvature_met(met_key, posteriors, steps, data, batch_size)
     _refuse_beyond_measure(met.max(axis=0))
-    square = STEP_TIMES_CURVATURE / met[1:].max(axis=0)
+    square = SQUARE_TIMES_CURVATURE / met[1:].max(axis=0)
     noise = gradient_noise(heat_key, posteriors, trace["params"], data, batch_size)
-    share = heat_share(noise, square, posteriors, trace)
+    share = heat_share({**trace, "heat": heat_of_noise(noise, square)}, posteriors)
 
-    def rule(error: float) -> Sampler:
-        ratio = np.clip(np.where(share > 0, error / np.maximum(share, 1e-30), FASTEST), SLOWEST, FASTEST)
-        ratio = np.where(np.isfinite(ratio), ratio, 1.0)
+    def make(allowed: float) -> Sampler:
+        ratio = np.clip(allowed / np.maximum(share, 1e-30), SLOWEST, FASTEST)
+        ratio = np.where(np.isfinite(share), ratio, 1.0)
         persistence = np.maximum((ratio - 1) / (ratio + 1), 0.0)
         step_size = np.sqrt(square * np.minimum(ratio, 1.0))
         return UnderdampedLangevin(step_size, persistence)
 
-    return rule
+    return Rule(make, np.isfinite(square))
 
 
 def _refuse_beyond_measure(curvature: Float[np.ndarray, " checkpoint"]) -> None:
@@ -326,12 +348,14 @@ def _pilot_schedule(asked: Asked, num_chains: int, batch_size: int, most: int) -
     return Schedule(num_chains, num_draws, min(int(share * PILOT_BURN_IN), num_draws * thin - 1), thin, batch_size)
 
 
-def _lengths(asked: Asked, pilot: Schedule, seen: tuple[Estimate, ...], most: int) -> tuple[Schedule, int]:
+def _lengths(
+    asked: Asked, pilot: Schedule, seen: tuple[Estimate, ...], heat: Float[np.ndarray, " checkpoint"], most: int
+) -> tuple[Schedule, int]:
     """The schedule that brings the worst checkpoint to the error asked for in `most` steps, and what it wants."""
     draws = pilot.num_draws * pilot.num_chains
     drawn_for_one = max((draws / e.health.ess for e in seen if e.health.ess > 0), default=1.0)
     thinning = 1 if asked.thin is not None else int(np.clip(drawn_for_one / 10, 1, MAX_THINNING))
-    wanted = max((_steps_wanted(asked, pilot, e) for e in seen), default=0)
+    wanted = max(_steps_wanted(asked.error, pilot, *each) for each in zip(seen, heat, strict=True))
     thin = pilot.thin * thinning
     longest = max(MIN_DRAWS * pilot.thin, min(MAX_DRAWS * thin, int(0.78 * most)))
     steps = int(np.clip(wanted, MIN_DRAWS * pilot.thin, longest)) if asked.num_draws is None else asked.num_draws * thin
@@ -340,13 +364,14 @@ def _lengths(asked: Asked, pilot: Schedule, seen: tuple[Estimate, ...], most: in
     return replace(pilot, num_draws=num_draws, burn_in=burn_in, thin=thin), math.ceil(wanted / thin)
 
 
-def _steps_wanted(asked: Asked, pilot: Schedule, seen: Estimate) -> float:
-    """Steps a chain until one checkpoint's error is `asked.error` of λ̂, and R-hat can be small."""
+def _steps_wanted(error: float, pilot: Schedule, seen: Estimate, heat: float) -> float:
+    """Steps a chain until one checkpoint's error is the share `error` of λ̂, and R-hat can be small."""
     health = seen.health
     if not (health.ess > 0 and np.isfinite(seen.value)):
         return 0.0
     scatter = seen.std_error * math.sqrt(health.ess)
-    ess = max(4 * MIN_ESS, (scatter / (asked.error * max(abs(seen.value), 0.1))) ** 2)
+    left = max(error / 2, math.sqrt(max(error**2 - (HEAT_DOUBT * heat) ** 2, 0.0)))
+    ess = max(ESS_A_CHAIN * pilot.num_chains, (scatter / (left * max(abs(seen.value), 0.1))) ** 2)
     slow = 2.0 if health.rhat > 1 + 10 * (MAX_RHAT - 1) else 1.0
     return slow * MARGIN * ess * pilot.num_draws * pilot.thin / health.ess
 

@@ -1,8 +1,9 @@
-"""What the noise of batches adds to λ̂: measured where chains end, and judged.
+"""What the noise of batches adds to λ̂: measured where chains end, for `llc` to take off.
 
 Gradient noise of covariance Σ raises λ̂ by (D/8)·tr Σ to first order, D the squared step along slow directions: on a
-quadratic exactly so, whatever its axes, because tr(H·δV) = (D/4)·tr Σ for the covariance δV that the noise adds. Σ
-grows with the distance from the anchor, as chains do on their way, so that it is measured at their end.
+quadratic exactly so, whatever its axes, because tr(H·δV) = (D/4)·tr Σ for the covariance δV that the noise adds. A
+singular posterior is such a quadratic across the set of minima that its chains move along. Σ grows with the distance
+from the anchor, as chains do on their way, so that it is measured at their end.
 """
 
 from functools import partial
@@ -32,7 +33,7 @@ def sample_judged(
     schedule: Schedule,
     **options: Any,
 ) -> Trace:
-    """As `sample_block`, and "heat" [checkpoint] beside the draws: the share of λ̂ that batch noise adds.
+    """As `sample_block`, and "heat" [checkpoint, chain] beside the draws: what batch noise adds to λ̂.
 
     It is left out on full data, where there is none, and for samplers of which theory does not say it.
     """
@@ -44,7 +45,7 @@ def sample_judged(
     )
     noise_key = jax.random.fold_in(as_threefry(key), 2**32 - 3)
     noise = gradient_noise(noise_key, posteriors, trace.pop("position"), data, schedule.batch_size)
-    return {**trace, "heat": heat_share(noise, distance, posteriors, trace)}
+    return {**trace, "heat": heat_of_noise(noise, distance)}
 
 
 def squared_step(sampler: Sampler) -> Any:
@@ -61,18 +62,26 @@ def squared_step(sampler: Sampler) -> Any:
     return None
 
 
-def heat_share(
-    noise: Float[np.ndarray, " checkpoint"], distance: Any, posteriors: LocalPosterior, trace: Trace
-) -> Float[np.ndarray, " checkpoint"]:
-    """(D/8)·tr Σ as a share of the λ̂ of the trace, or of that of one parameter where λ̂ is smaller."""
+def heat_of_noise(noise: Float[np.ndarray, "checkpoint chain"], distance: Any) -> Float[np.ndarray, "checkpoint chain"]:
+    """(D/8)·tr Σ, for a D of all checkpoints or one each."""
+    return np.reshape(distance, (-1, 1)) * noise / 8
+
+
+def heat_share(trace: Trace, posteriors: LocalPosterior) -> Float[np.ndarray, " checkpoint"]:
+    """The heat of a trace as a share of its λ̂, or of that of one parameter where λ̂ is smaller; 0 if it has none.
+
+    Infinite where a chain left the finite numbers.
+    """
     value = np.asarray(posteriors.nbeta) * trace["delta_loss"].mean(axis=(1, 2))
-    return distance * noise / (8 * np.maximum(np.abs(value), 0.5))
+    added = np.mean(trace["heat"], axis=1) if "heat" in trace else np.zeros(len(value))
+    share = added / np.maximum(np.abs(value), 0.5)
+    return np.where(np.isfinite(share), share, np.inf)
 
 
 def gradient_noise(
     key: RngKey, posteriors: LocalPosterior, positions: Params, data: Batch, batch_size: int
-) -> Float[np.ndarray, " checkpoint"]:
-    """E|∇U_B(w) − ∇U(w)|² at positions [checkpoint, chain, draw, ...], [checkpoint].
+) -> Float[np.ndarray, "checkpoint chain"]:
+    """E|∇U_B(w) − ∇U(w)|² at positions [checkpoint, chain, draw, ...], for each chain.
 
     Half the squared difference of two independent batches estimates it without bias.
     """
@@ -90,8 +99,10 @@ def _gradient_noise(key: Array, posteriors: LocalPosterior, positions: Params, d
         return optax.tree.norm(optax.tree.sub(one, other), squared=True) / 2
 
     def at_checkpoint(posterior: LocalPosterior, positions: Params) -> Array:
+        num_chains = len(jax.tree.leaves(positions)[0])
         flat = jax.tree.map(lambda w: w.reshape(-1, *w.shape[2:]), positions)
         keys = jax.random.split(key, len(jax.tree.leaves(flat)[0]))
-        return jnp.mean(jax.lax.map(lambda both: at_position(posterior, *both), (flat, keys)))
+        noise = jax.lax.map(lambda both: at_position(posterior, *both), (flat, keys))
+        return jnp.mean(noise.reshape(num_chains, -1), axis=1)
 
     return jax.vmap(at_checkpoint)(posteriors, positions)

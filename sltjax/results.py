@@ -38,8 +38,9 @@ def to_dataset(
 
     Returns:
         Per checkpoint: `llc`, `llc_std_error`, `rhat`, `ess`, `drift`, `ok`, `verdict`, `status` ("done" or
-        "failed"), `loss` (L_n(w*), or the metric of that name) and the metrics; per chain `llc_per_chain`; per
-        draw the observables. Rows of failed checkpoints are NaN.
+        "failed"), `loss` (L_n(w*), or the metric of that name) and the metrics; per chain `llc_per_chain` and, for
+        batches, `heat`, what their noise had added to λ̂ and was taken off; per draw the observables. Rows of failed
+        checkpoints are NaN.
     """
     steps = [step for step in steps if step in units or step in failures]
     nbeta = manifest["definition"]["nbeta"]
@@ -114,10 +115,12 @@ def _row(unit: Unit | None, estimate: Estimate | None, failure: str | None) -> C
         "verdict": "; ".join(health.messages),
         "status": "done",
         "loss": unit["anchor_loss"],
-        **{name: unit[name] for name in ("acceptance", "heat") if name in unit},
+        **({"acceptance": unit["acceptance"]} if "acceptance" in unit else {}),
     }
     cells: Cells = {name: ((), value) for name, value in scalars.items()}
     cells["llc_per_chain"] = (("chain",), estimate.per_chain)
+    if "heat" in unit:
+        cells["heat"] = (("chain",), unit["heat"])
     for name, value in unit.items():
         if name.startswith(METRIC):
             name = name.removeprefix(METRIC)

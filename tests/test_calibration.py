@@ -7,7 +7,7 @@ import pytest
 from cases import assert_agrees
 
 import sltjax
-from sltjax.calibration import AFFORDABLE, BATCH_SIZE, MAX_HEAT, Asked, choose_batch_size, gradient_flops
+from sltjax.calibration import AFFORDABLE, BATCH_SIZE, HEAT, TOO_HOT, Asked, choose_batch_size, gradient_flops
 from sltjax.curvature import curvature_a_step_away, curvature_met
 from sltjax.samplers import GHMC, SGLD, UnderdampedLangevin
 from sltjax.sampling import condition_all
@@ -81,16 +81,16 @@ def test_data_that_cannot_be_afforded_are_batched_by_their_noise():
         return 0.5 * (noise @ w**2)
 
     problem = sltjax.LocalPosterior(loss, jnp.zeros(3), 300.0, 1.0)
-    few = sltjax.calibrate(KEY, problem, data, batch_size=8)
+    few = sltjax.calibrate(KEY, problem, data, batch_size=4)
     many = sltjax.calibrate(KEY, problem, data, batch_size=1024)
     assert isinstance(few.sampler, UnderdampedLangevin)
     reach = [c.sampler.step_size**2 * (1 + c.sampler.persistence) / (1 - c.sampler.persistence) for c in (few, many)]
     assert reach[1] > 5 * reach[0]
-    assert 0.003 < few.heat[0] < MAX_HEAT * 0.01
+    assert 0.006 < few.heat[0] < TOO_HOT * HEAT * 0.01
     assert many.heat[0] < few.heat[0]
     estimate = sltjax.estimate_llc(KEY, loss, jnp.zeros(3), data, nbeta=300.0, batch_size=1024)
     means = np.asarray(1 + 0.5 * data["x"].mean(0))
-    assert_agrees(estimate, localized_llc(means, 300.0, 1.0), cap=0.03, bias=0.01)
+    assert_agrees(estimate, localized_llc(means, 300.0, 1.0), cap=0.03)
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_noise_that_grows_on_the_way_slows_the_steps():
     problem = sltjax.LocalPosterior(truth.loss, truth.params, 145.0, 1.0)
     found = sltjax.calibrate(KEY, problem, truth.data, batch_size=100, error=0.02)
     assert found.caution > 3
-    assert found.heat[0] < MAX_HEAT * 0.02
+    assert found.heat[0] < TOO_HOT * HEAT * 0.02
 
 
 def test_large_models_get_batches():

@@ -11,6 +11,7 @@ from sltjax import plots
 from sltjax.calibration import Calibration
 from sltjax.definition import Curve
 from sltjax.development import stages
+from sltjax.estimators import HEAT_DOUBT
 from sltjax.samplers import SGLD
 from sltjax.schedule import Schedule
 from sltjax.types import Estimate, Health
@@ -156,7 +157,7 @@ def test_calibration_shows_the_pilot_and_how_the_length_follows_from_it():
     )
     schedule = Schedule(num_chains=4, num_draws=4000, burn_in=500, thin=4, batch_size=10)
     found = Calibration(SGLD(0.1), schedule, 0.02, seen, draws, 4, np.ones(2), np.array([0.0, 0.004]))
-    assert found.expected_error(1) == pytest.approx(0.1 / seen[1].value / 4)
+    assert found.expected_error(1) == pytest.approx(np.hypot(0.1 / seen[1].value / 4, HEAT_DOUBT * 0.004))
     pilot, length = plots.calibration(found, checkpoint=1).axes
     assert len([line for line in pilot.lines if len(line.get_xdata()) == 25]) == 4
     assert labels(length) == {"pilot", "chosen", "asked for", "heat of batches"}

@@ -6,6 +6,7 @@
 import numpy as np
 
 from sltjax.estimators.average import average
+from sltjax.estimators.learning_coefficient import without_heat
 from sltjax.types import Estimate, Health, Trace
 
 
@@ -32,14 +33,16 @@ def two_temperature_llc(first: Trace, second: Trace, nbeta: tuple[float, float])
     """
     if not (np.all(np.isfinite(nbeta)) and min(nbeta) > 0 and nbeta[0] != nbeta[1]):
         raise ValueError(f"nbeta: got {nbeta}, expected two different positive numbers; a ratio of 2 to 8 is usual")
-    losses = [np.asarray(trace["delta_loss"], np.float64) for trace in (first, second)]
-    if len(losses[0]) != len(losses[1]):
-        raise ValueError(f"got {len(losses[0])} and {len(losses[1])} chains, expected as many at each temperature")
-    one, two = (average(loss) for loss in losses)
-    rise = 1 / nbeta[0] - 1 / nbeta[1]
-    value = (one.value - two.value) / rise
-    error = float(np.hypot(one.std_error, two.std_error) / abs(rise))
-    return Estimate(value, error, (one.per_chain - two.per_chain) / rise, _weaker(one, two, nbeta, value))
+    one, two = (
+        without_heat(average(x * np.asarray(trace["delta_loss"], np.float64)), trace)
+        for x, trace in zip(nbeta, (first, second), strict=True)
+    )
+    if len(one.per_chain) != len(two.per_chain):
+        raise ValueError(f"got {len(one.per_chain)} and {len(two.per_chain)} chains, expected as many at each nβ")
+    a, b = np.reciprocal(nbeta) / (1 / nbeta[0] - 1 / nbeta[1])
+    value = float(a * one.value - b * two.value)
+    error = float(np.hypot(a * one.std_error, b * two.std_error))
+    return Estimate(value, error, a * one.per_chain - b * two.per_chain, _weaker(one, two, nbeta, value))
 
 
 def _weaker(one: Estimate, two: Estimate, nbeta: tuple[float, float], value: float) -> Health:

@@ -84,7 +84,7 @@ class Job:
     posterior: LocalPosterior
     data: Batch
     sampler: Sampler | None
-    heat: float  # the share of λ̂ to which that of batches is held
+    heat: float  # the share of λ̂ that batch noise may add
     schedule: Schedule
     block_size: int
     metrics: Mapping[str, Metric]
@@ -135,7 +135,7 @@ class Job:
     def _calibrated(self, posteriors: LocalPosterior, steps: Int[np.ndarray, " checkpoint"]) -> Sampler:
         """One rule for the whole sweep, which gives every checkpoint the start that its own curvature allows."""
         pilot_key = jax.random.fold_in(self.key, 2**32 - 1)
-        return default_rule(pilot_key, posteriors, steps, self.data, self.schedule.batch_size)(self.heat)
+        return default_rule(pilot_key, posteriors, steps, self.data, self.schedule.batch_size).make(self.heat)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from sltjax.calibration import Asked, Calibration, choose, settle
+from sltjax.calibration import HEAT, Asked, Calibration, choose, settle
 from sltjax.checkpoints import CheckpointError, Source
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.results import check_metric_names, to_dataset, write_dataset
@@ -114,7 +114,7 @@ def sweep(
             manifest = agree(folder, manifest)
         block_size, schedule = manifest["block_size"], Schedule(**manifest["schedule"])
         num_chains = schedule.num_chains
-        job = Job(key, posterior, data, sampler, error / manifest["caution"], schedule, block_size, metrics)
+        job = Job(key, posterior, data, sampler, HEAT * error / manifest["caution"], schedule, block_size, metrics)
         results = Results(folder)
         num_lanes = math.ceil(len(checkpoints.steps) / block_size) * block_size * num_chains
         with progress_bar(num_lanes, schedule.num_steps, progress) as bar:
