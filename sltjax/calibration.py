@@ -16,16 +16,18 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 from flax import struct
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from sltjax import observables as observe
 from sltjax.curvature import curvature_a_step_away, curvature_met
+from sltjax.devices import fetch, portable
 from sltjax.diagnostics import MAX_RHAT
 from sltjax.estimators import HEAT_DOUBT, llc
 from sltjax.heat import gradient_noise, heat_of_noise, heat_share, sample_judged
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import GHMC, Newton, UnderdampedLangevin
-from sltjax.sampling import alone, as_threefry, condition_all, draw_batch
+from sltjax.sampling import alone, as_threefry, condition_all
 from sltjax.schedule import Schedule
 from sltjax.types import Batch, Estimate, RngKey, Sampler
 from sltjax.validation import as_float32, count_examples, validate
@@ -213,6 +215,7 @@ def choose(
     asked: Asked,
     batch_size: int,
     cost: float,
+    mesh: Mesh | None = None,
 ) -> Calibration:
     """What `calibrate` does, for a stack of checkpoints that are to share one schedule; nothing is validated.
 
@@ -224,6 +227,7 @@ def choose(
         asked: what is settled.
         batch_size: as `choose_batch_size` says.
         cost: FLOPs of the gradient at one example.
+        mesh: the devices that posteriors and data lie on, if there are several.
     """
     rule_key, pilot_key = jax.random.split(as_threefry(key))
     num_chains = asked.num_chains or _num_chains(cost * batch_size)
@@ -232,7 +236,7 @@ def choose(
     pilot = _pilot_schedule(asked, num_chains, batch_size, most // num_chains)
     given, allowed = asked.sampler, HEAT * asked.error
     if given is None:
-        rule = default_rule(rule_key, posteriors, steps, data, batch_size)
+        rule = default_rule(rule_key, posteriors, steps, data, batch_size, mesh)
     else:
         rule = Rule(lambda allowed: given, np.ones(len(steps), bool))
     sampler = rule.make(allowed)
@@ -244,7 +248,15 @@ def choose(
     caution, spent, clock = 1.0, 0, _Clock()
     while True:
         trace = sample_judged(
-            pilot_key, posteriors, steps, sampler, data, pilot, observables=observables, on_chunk=clock.tick
+            portable(pilot_key),
+            posteriors,
+            steps,
+            sampler,
+            data,
+            pilot,
+            observables=observables,
+            on_chunk=clock.tick,
+            mesh=mesh,
         )
         spent += pilot.num_steps * num_chains
         heat = heat_share(trace, posteriors)
@@ -254,7 +266,7 @@ def choose(
             break
         caution *= hottest
         sampler = rule.make(allowed / caution)
-    nbeta = np.asarray(posteriors.nbeta)
+    nbeta = fetch(posteriors.nbeta)
     seen = tuple(llc({"delta_loss": trace["delta_loss"][c]}, float(nbeta[c])) for c in range(len(steps)))
     if asked.max_seconds is not None:
         most = min(most, int(asked.max_seconds / clock.seconds_a_step(len(steps))))
@@ -294,6 +306,7 @@ def default_rule(
     steps: Int[np.ndarray, " checkpoint"],
     data: Batch,
     batch_size: int,
+    mesh: Mesh | None = None,
 ) -> Rule:
     """Measure the posteriors, and give the rule for the sampler used where none is given.
 
@@ -307,11 +320,10 @@ def default_rule(
     """
     rough_key, met_key, heat_key = jax.random.split(as_threefry(key), 3)
     if batch_size == count_examples(data):
-        batch = draw_batch(rough_key, data, batch_size)
-        curvature = curvature_a_step_away(rough_key, posteriors, steps, batch)
+        curvature = curvature_a_step_away(rough_key, posteriors, steps, data, batch_size)
         _refuse_beyond_measure(curvature)
         return Rule(lambda allowed: GHMC(0.5, preconditioner=Newton(curvature)), np.isfinite(curvature))
-    met, trace = curvature_met(met_key, posteriors, steps, data, batch_size)
+    met, trace = curvature_met(met_key, posteriors, steps, data, batch_size, mesh)
     _refuse_beyond_measure(met.max(axis=0))
     square = SQUARE_TIMES_CURVATURE / met[1:].max(axis=0)
     noise = gradient_noise(heat_key, posteriors, trace["params"], data, batch_size)

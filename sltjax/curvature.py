@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from sltjax import observables as observe
+from sltjax.devices import fetch, portable
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import LeimkuhlerMatthews
 from sltjax.samplers.noise import gaussian
@@ -29,7 +31,11 @@ TINY = 1e-30
 
 
 def curvature_a_step_away(
-    key: RngKey, posteriors: LocalPosterior, steps: Int[np.ndarray, " checkpoint"], batch: Batch
+    key: RngKey,
+    posteriors: LocalPosterior,
+    steps: Int[np.ndarray, " checkpoint"],
+    data: Batch,
+    batch_size: int,
 ) -> Float[np.ndarray, " checkpoint"]:
     """The curvature for which a first step, noise and all, is stable where it lands; steps grow until none is.
 
@@ -37,17 +43,18 @@ def curvature_a_step_away(
         key: consumed.
         posteriors: as `condition_all` makes them, all leaves [checkpoint, ...].
         steps: training step of each checkpoint, which seeds its noise.
-        batch: a batch of the size for which the posteriors were conditioned.
+        data: pytree of arrays [n, ...].
+        batch_size: that for which the posteriors were conditioned.
 
     Returns:
         For each checkpoint; NaN where the potential is finite at no distance, or its curvature beyond measure.
     """
-    key = as_threefry(key)
+    numbers = portable(as_threefry(key))
     curvature = np.full(len(steps), np.nan)
     growing = np.ones(len(steps), bool)
     for size in FIRST_STEP_SIZES:
-        positions = _a_step_away(key, posteriors.anchor, steps, np.float32(np.sqrt(size)))
-        met = np.asarray(_largest_curvature(key, posteriors, positions, batch, ROUGH_ITERATIONS))
+        positions = _a_step_away(numbers, posteriors.anchor, steps, np.float32(np.sqrt(size)))
+        met = fetch(_largest_curvature(numbers, posteriors, positions, data, batch_size, ROUGH_ITERATIONS))
         growing &= size * met <= STEP_TIMES_CURVATURE
         if not growing.any():
             break
@@ -61,6 +68,7 @@ def curvature_met(
     steps: Int[np.ndarray, " checkpoint"],
     data: Batch,
     batch_size: int,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[np.ndarray, "round checkpoint"], Trace]:
     """The largest |eigenvalue| of the Hessian of U_B that pilot chains meet, for each checkpoint by itself.
 
@@ -70,22 +78,22 @@ def curvature_met(
         steps: training step of each checkpoint, which seeds its noise.
         data: pytree of arrays [n, ...].
         batch_size: examples a step.
+        mesh: the devices that posteriors and data lie on, if there are several.
 
     Returns:
         A guess one step away from the anchor, then what each round of chains met, at the step size that the
         round before suggests, NaN where the potential is finite at no distance; and the trace of the last round,
         "params" and "delta_loss" at a few draws.
     """
-    batch_key, near_key, *round_keys = jax.random.split(as_threefry(key), 2 + ROUNDS)
-    batch = draw_batch(batch_key, data, batch_size)
+    near_key, *round_keys = map(portable, jax.random.split(as_threefry(key), 1 + ROUNDS))
     pilot = Schedule(num_chains=2, num_draws=4, burn_in=50, thin=50, batch_size=batch_size)
     observables = {"params": position, "delta_loss": observe.delta_loss}
-    found = [curvature_a_step_away(near_key, posteriors, steps, batch)]
+    found = [curvature_a_step_away(near_key, posteriors, steps, data, batch_size)]
     for round_key in round_keys:
         sampler = LeimkuhlerMatthews(STEP_TIMES_CURVATURE / found[-1])
-        trace = sample_block(round_key, posteriors, steps, sampler, data, pilot, observables)
-        largest = _largest_curvature(near_key, posteriors, trace["params"], batch, POWER_ITERATIONS)
-        met = np.asarray(largest, np.float64)
+        trace = sample_block(round_key, posteriors, steps, sampler, data, pilot, observables, mesh=mesh)
+        largest = _largest_curvature(near_key, posteriors, trace["params"], data, batch_size, POWER_ITERATIONS)
+        met = np.asarray(fetch(largest), np.float64)
         found.append(np.where(np.isfinite(met), met, 10 * found[-1]))  # pilots that diverged were too bold
     return np.stack(found), trace
 
@@ -96,19 +104,21 @@ def position(params: Params, info: Info) -> Params:
 
 
 @jax.jit
-def _a_step_away(key: Array, anchors: Params, steps: Array, scale: Array) -> Params:
+def _a_step_away(key: RngKey, anchors: Params, steps: Array, scale: Array) -> Params:
     def away(anchor: Params, step: Array) -> Params:
-        noise = gaussian(jax.random.fold_in(key, step), anchor)
+        noise = gaussian(jax.random.fold_in(as_threefry(key), step), anchor)
         return jax.tree.map(lambda w, z: (w + scale * z)[None, None], anchor, noise)
 
     return jax.vmap(away)(anchors, steps)
 
 
-@partial(jax.jit, static_argnums=4)
+@partial(jax.jit, static_argnames=("batch_size", "iterations"))
 def _largest_curvature(
-    key: Array, posteriors: LocalPosterior, positions: Params, batch: Batch, iterations: int
+    key: RngKey, posteriors: LocalPosterior, positions: Params, data: Batch, batch_size: int, iterations: int
 ) -> Float[Array, " checkpoint"]:
     """The largest |eigenvalue| of ∇²U_B over positions [checkpoint, chain, draw, ...], by power iteration."""
+    start_key = as_threefry(key)
+    batch = draw_batch(jax.random.fold_in(start_key, 1), data, batch_size)
 
     def at_position(posterior: LocalPosterior, params: Params) -> Array:
         potential = posterior.potential(batch, posterior.anchor_terms(batch))
@@ -119,7 +129,7 @@ def _largest_curvature(
             norm = optax.tree.norm(product)
             return optax.tree.scale(1 / jnp.maximum(norm, TINY), product), norm
 
-        start = gaussian(key, params)
+        start = gaussian(start_key, params)
         start = optax.tree.scale(1 / optax.tree.norm(start), start)
         return jax.lax.scan(iterate, start, length=iterations)[1][-1]
 

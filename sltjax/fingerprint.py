@@ -16,7 +16,7 @@ from jaxtyping import Array
 from sltjax.checkpoints import digest
 from sltjax.losses import BehavioralLoss
 from sltjax.posterior import LocalPosterior
-from sltjax.types import Batch, Params, RngKey
+from sltjax.types import Batch, Info, Measured, Observable, Params, RngKey
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+|0x[0-9a-f]{6,}")
 
@@ -65,6 +65,13 @@ def of_loss(posterior: LocalPosterior, data: Batch) -> dict[str, str]:
 def of_metrics(metrics: Mapping[str, Callable[[Params, Batch], Any]], params: Params, data: Batch) -> dict[str, str]:
     """Name -> fingerprint of the functions that are evaluated at every checkpoint."""
     return {name: of_function(metric, params, data) for name, metric in metrics.items()}
+
+
+def of_observables(observables: Mapping[str, Observable], params: Params) -> dict[str, str]:
+    """Name -> fingerprint of the functions that are recorded at every draw."""
+    zero = np.float32(0)
+    info = Info(params, zero, Measured(zero, zero, params), zero)
+    return {name: of_function(observable, params, info) for name, observable in observables.items()}
 
 
 def of_key(key: RngKey) -> list[int]:

@@ -6,6 +6,8 @@ singular posterior is such a quadratic across the set of minima that its chains 
 from the anchor, as chains do on their way, so that it is measured at their end.
 """
 
+import itertools
+import math
 from functools import partial
 from typing import Any
 
@@ -15,13 +17,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from sltjax.curvature import position
+from sltjax.devices import fetch, portable
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import SGHMC, SGLD, Identity, LeimkuhlerMatthews, UnderdampedLangevin
 from sltjax.sampling import as_threefry, draw_batch, sample_block
 from sltjax.schedule import Schedule
 from sltjax.types import Batch, Params, RngKey, Sampler, Trace
 from sltjax.validation import count_examples
+
+VISITS = 16  # looks at the noise on the way, at least, where there are as many chunks
 
 
 def sample_judged(
@@ -40,11 +44,19 @@ def sample_judged(
     distance = squared_step(sampler)
     if distance is None or schedule.batch_size == count_examples(data):
         return sample_block(key, posteriors, steps, sampler, data, schedule, **options)
-    trace = sample_block(
-        key, posteriors, steps, sampler, data, schedule, now_and_then={"position": position}, **options
-    )
     noise_key = jax.random.fold_in(as_threefry(key), 2**32 - 3)
-    noise = gradient_noise(noise_key, posteriors, trace.pop("position"), data, schedule.batch_size)
+    chunks = math.ceil(schedule.num_draws / schedule.chunk)
+    seen: list[Array] = []
+    skip = itertools.cycle(range(max(1, chunks // VISITS)))
+
+    def look(states: Any) -> None:
+        if next(skip) == 0:
+            positions = jax.tree.map(lambda w: w[:, :, None], states.params)
+            visit_key = jax.random.fold_in(noise_key, len(seen))
+            seen.append(_gradient_noise(portable(visit_key), posteriors, positions, data, schedule.batch_size))
+
+    trace = sample_block(key, posteriors, steps, sampler, data, schedule, on_draws=look, **options)
+    noise = np.stack(fetch(seen)).mean(axis=0, dtype=np.float64)
     return {**trace, "heat": heat_of_noise(noise, distance)}
 
 
@@ -72,7 +84,7 @@ def heat_share(trace: Trace, posteriors: LocalPosterior) -> Float[np.ndarray, " 
 
     Infinite where a chain left the finite numbers.
     """
-    value = np.asarray(posteriors.nbeta) * trace["delta_loss"].mean(axis=(1, 2))
+    value = fetch(posteriors.nbeta) * trace["delta_loss"].mean(axis=(1, 2))
     added = np.mean(trace["heat"], axis=1) if "heat" in trace else np.zeros(len(value))
     share = added / np.maximum(np.abs(value), 0.5)
     return np.where(np.isfinite(share), share, np.inf)
@@ -85,11 +97,12 @@ def gradient_noise(
 
     Half the squared difference of two independent batches estimates it without bias.
     """
-    return np.asarray(_gradient_noise(as_threefry(key), posteriors, positions, data, batch_size), np.float64)
+    noise = fetch(_gradient_noise(portable(key), posteriors, positions, data, batch_size))
+    return np.asarray(noise, np.float64)
 
 
 @partial(jax.jit, static_argnums=4)
-def _gradient_noise(key: Array, posteriors: LocalPosterior, positions: Params, data: Batch, batch_size: int) -> Array:
+def _gradient_noise(key: RngKey, posteriors: LocalPosterior, positions: Params, data: Batch, batch_size: int) -> Array:
     def at_position(posterior: LocalPosterior, params: Params, key: Array) -> Array:
         def gradient(key: Array) -> Params:
             batch = draw_batch(key, data, batch_size)
@@ -101,7 +114,7 @@ def _gradient_noise(key: Array, posteriors: LocalPosterior, positions: Params, d
     def at_checkpoint(posterior: LocalPosterior, positions: Params) -> Array:
         num_chains = len(jax.tree.leaves(positions)[0])
         flat = jax.tree.map(lambda w: w.reshape(-1, *w.shape[2:]), positions)
-        keys = jax.random.split(key, len(jax.tree.leaves(flat)[0]))
+        keys = jax.random.split(as_threefry(key), len(jax.tree.leaves(flat)[0]))
         noise = jax.lax.map(lambda both: at_position(posterior, *both), (flat, keys))
         return jnp.mean(noise.reshape(num_chains, -1), axis=1)
 

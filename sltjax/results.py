@@ -1,23 +1,31 @@
 """What a sweep found, as one xarray Dataset: a row a checkpoint, the draws behind it, and what it is a result of."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import jax
 import numpy as np
 import xarray as xr
 
 from sltjax.estimators import llc
-from sltjax.store import Unit, write_atomically
-from sltjax.types import Estimate
+from sltjax.schedule import Schedule
+from sltjax.store import DamagedUnitError, Store, Unit, make_atomically
+from sltjax.types import Info, Measured, Observable, Params
 
 RESERVED = {
     *("llc", "llc_std_error", "llc_per_chain", "rhat", "ess", "drift", "ok", "verdict", "status", "acceptance", "heat"),
     *("step", "checkpoint", "chain", "draw", "delta_loss", "distance"),
 }
+UNIT_BYTES = 2**28  # what may be recorded of a checkpoint
 OBSERVED = "observed."  # prefixes that keep the names in a unit apart
 METRIC = "metric."
+
+Cells: TypeAlias = dict[str, tuple[tuple[str, ...], Any]]
+"""One checkpoint's row: name -> (dims, value)."""
+
 JUDGED = {"delta_loss": OBSERVED + "delta_loss", "acceptance": "acceptance", "heat": "heat"}
 """What λ̂ is made of, and judged by: in a trace, in a unit."""
 
@@ -43,20 +51,93 @@ def to_dataset(
         checkpoints are NaN.
     """
     steps = [step for step in steps if step in units or step in failures]
-    nbeta = manifest["definition"]["nbeta"]
-    estimates = {
-        step: llc({name: unit[key] for name, key in JUDGED.items() if key in unit}, nbeta)
-        for step, unit in units.items()
-    }
-    rows = [_row(units.get(step), estimates.get(step), failures.get(step)) for step in steps]
+    rows = [_row(units.get(step), failures.get(step), manifest) for step in steps]
+    draws = [_draws(units[step]) if step in units else {} for step in steps]
     metrics = {name.removeprefix(METRIC) for unit in units.values() for name in unit if name.startswith(METRIC)}
+    return _assemble(steps, [row | drawn for row, drawn in zip(rows, draws, strict=True)], metrics, manifest)
+
+
+def write_results(store: Store, steps: Sequence[int], failures: Mapping[int, str]) -> Path:
+    """Write the Dataset of a store, atomically and with one unit in memory at a time.
+
+    Args:
+        store: units that are damaged are left out, as those are that were not sampled yet.
+        steps: which steps, in order.
+        failures: step -> why it has no unit.
+
+    Returns:
+        The netCDF file.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    manifest = store.manifest() or {}
+    rows: dict[int, Cells] = {}
+    metrics: set[str] = set()
+    for step in steps:
+        unit = _sound(store, step)
+        if unit is not None or step in failures:
+            rows[step] = _row(unit, failures.get(step), manifest)
+            metrics |= {name.removeprefix(METRIC) for name in unit or () if name.startswith(METRIC)}
+    table = _assemble(list(rows), list(rows.values()), metrics, manifest)
+    path = store.path / "dataset.nc"
+
+    def write(temporary: Path) -> None:
+        table.to_netcdf(temporary, engine="h5netcdf")
+        units = ((row, _sound(store, step)) for row, step in enumerate(rows))
+        gaps = any(step in failures for step in rows)
+        _append_draws(temporary, ((row, _draws(unit)) for row, unit in units if unit is not None), gaps)
+
+    make_atomically(path, write)
+    return path
+
+
+def _sound(store: Store, step: int) -> Unit | None:
+    try:
+        return store.read(step)
+    except DamagedUnitError:
+        return None
+
+
+def _append_draws(path: Path, units: Iterable[tuple[int, Cells]], gaps: bool) -> None:
+    """Add what was recorded at every draw to a netCDF file, row by row; rows without, if there are gaps, stay NaN."""
+    import h5netcdf
+
+    with h5netcdf.File(path, "a") as file:
+        for row, cells in units:
+            for name, (dims, value) in cells.items():
+                if name not in file.variables:
+                    for dim, size in zip(dims, value.shape, strict=True):
+                        if dim not in file.dimensions:
+                            file.dimensions[dim] = size
+                        if dim in ("chain", "draw") and dim not in file.variables:
+                            file.create_variable(dim, (dim,), np.int64)[:] = np.arange(size)
+                    gap = _gap(value.dtype)
+                    dtype, fill = (gap.dtype, gap) if gaps or value.dtype.kind == "f" else (value.dtype, None)
+                    created = file.create_variable(name, ("checkpoint", *dims), dtype, fillvalue=fill)
+                    created.attrs["coordinates"] = "step"
+                file.variables[name][row] = value
+
+
+def _gap(dtype: np.dtype) -> np.floating:
+    """What stands where there is no number."""
+    return np.result_type(dtype, np.float32).type(np.nan)
+
+
+def _assemble(
+    steps: Sequence[int], rows: Sequence[Cells], metrics: Set[str], manifest: Mapping[str, Any]
+) -> xr.Dataset:
     names = dict.fromkeys(name for row in rows for name in row)
     variables = {name: _stack(name, rows, metrics) for name in names}
     attrs = {
         "sltjax_version": manifest["versions"]["sltjax"],
-        "nbeta": nbeta,
+        "nbeta": manifest["definition"]["nbeta"],
         "gamma": manifest["definition"]["gamma"],
-        **{name: json.dumps(value) for name, value in manifest.items() if isinstance(value, dict | list)},
+        **{
+            name: json.dumps(value, sort_keys=True)
+            for name, value in manifest.items()
+            if isinstance(value, dict | list)
+        },
         **{name: value for name, value in manifest.items() if isinstance(value, str)},
     }
     dataset = xr.Dataset(variables, {"step": ("checkpoint", np.asarray(steps, np.int64))}, attrs)
@@ -65,45 +146,72 @@ def to_dataset(
     )
 
 
-def check_metric_names(names: Iterable[str]) -> None:
-    """Refuse metrics that would take the place of something else, or cannot be stored under their name.
+def check_names(names: Iterable[str]) -> None:
+    """Refuse metrics and observables that would take the place of something else, or cannot be stored by their name.
 
     Raises:
         ValueError: names them.
     """
-    taken = sorted(name for name in names if name in RESERVED or not name or "/" in name)
+    names = list(names)
+    taken = sorted(name for name in names if name in RESERVED or not name or "/" in name or names.count(name) > 1)
     if taken:
-        raise ValueError(f"metrics cannot be named {taken}: a name without '/', and none of {sorted(RESERVED)}")
+        raise ValueError(
+            f"metrics and observables cannot be named {taken}: each a name of its own, without '/', and none of "
+            f"{sorted(RESERVED)}"
+        )
 
 
-def write_dataset(dataset: xr.Dataset, path: Path) -> None:
-    """Write netCDF, atomically."""
-    write_atomically(path, bytes(dataset.to_netcdf(engine="h5netcdf")))
+def check_size(
+    observables: Mapping[str, Observable], params: Params, schedule: Schedule, most: int = UNIT_BYTES
+) -> None:
+    """Refuse observables that record more than a unit should hold, or something other than one array.
+
+    Raises:
+        ValueError: names the largest and its size.
+    """
+    measured = Measured(np.float32(0), np.float32(0), params)
+    info = Info(params, np.float32(0), measured, np.float32(1))
+    sizes = {}
+    for name, observable in observables.items():
+        shape = jax.eval_shape(observable, params, info)
+        if not hasattr(shape, "dtype"):
+            raise ValueError(f"observable {name!r}: got {jax.tree.structure(shape)}, expected one array a draw")
+        sizes[name] = math.prod(shape.shape) * shape.dtype.itemsize * schedule.num_chains * schedule.num_draws
+    if sum(sizes.values()) > most:
+        largest = max(sizes, key=sizes.__getitem__)
+        raise ValueError(
+            f"observables would take {sum(sizes.values()) / 2**20:,.0f} MiB a checkpoint, expected at most "
+            f"{most / 2**20:,.0f}; {largest!r} alone takes {sizes[largest] / 2**20:,.0f}: record less of it, or "
+            "fewer draws"
+        )
 
 
 def open_results(store: str | Path) -> xr.Dataset:
-    """The Dataset of a finished or interrupted sweep, read lazily.
+    """The Dataset of a sweep, read lazily: of all its checkpoints, or of those that a run has come to so far.
 
     Args:
         store: the folder that `sweep` was given.
 
     Raises:
-        FileNotFoundError: no run has come to its end there yet.
+        FileNotFoundError: no run has begun there.
     """
     path = Path(store) / "dataset.nc"
     if not path.exists():
-        raise FileNotFoundError(f"no dataset.nc in {Path(store)}: run the sweep to its end first")
+        folder = Store(store)
+        if folder.manifest() is None:
+            raise FileNotFoundError(f"no dataset.nc and no manifest.json in {Path(store)}: run the sweep first")
+        failures = folder.failures()
+        write_results(folder, sorted({*folder.steps(), *failures}), failures)
     return xr.open_dataset(path, engine="h5netcdf")
 
 
-Cells = dict[str, tuple[tuple[str, ...], Any]]
-"""One checkpoint's row: name -> (dims, value)."""
-
-
-def _row(unit: Unit | None, estimate: Estimate | None, failure: str | None) -> Cells:
-    if unit is None or estimate is None:
+def _row(unit: Unit | None, failure: str | None, manifest: Mapping[str, Any]) -> Cells:
+    """What is said of a checkpoint as a whole."""
+    if unit is None:
         scalars: dict[str, Any] = {"llc": np.nan, "ok": False, "status": "failed", "verdict": failure}
         return {name: ((), value) for name, value in scalars.items()}
+    trace = {name: unit[key] for name, key in JUDGED.items() if key in unit}
+    estimate = llc(trace, manifest["definition"]["nbeta"])
     health = estimate.health
     scalars = {
         "llc": estimate.value,
@@ -125,16 +233,22 @@ def _row(unit: Unit | None, estimate: Estimate | None, failure: str | None) -> C
         if name.startswith(METRIC):
             name = name.removeprefix(METRIC)
             cells[name] = (tuple(f"{name}_{axis}" for axis in range(value.ndim)), value)
-        elif name.startswith(OBSERVED):
+    return cells
+
+
+def _draws(unit: Unit) -> Cells:
+    """What was recorded at every draw."""
+    cells: Cells = {}
+    for name, value in unit.items():
+        if name.startswith(OBSERVED):
             name = name.removeprefix(OBSERVED)
-            rest = tuple(f"{name}_{axis}" for axis in range(value.ndim - 2))
-            cells[name] = (("chain", "draw", *rest), value)
+            cells[name] = (("chain", "draw", *(f"{name}_{axis}" for axis in range(value.ndim - 2))), value)
     return cells
 
 
 def _stack(name: str, rows: Sequence[Cells], metrics: Set[str]) -> xr.Variable:
     dims, known = next(row[name] for row in rows if name in row)
     known = np.asarray(known)
-    gap = "" if known.dtype.kind == "U" else np.full(known.shape, np.nan, np.result_type(known, np.float32))
+    gap = "" if known.dtype.kind == "U" else np.full(known.shape, _gap(known.dtype))
     values = np.stack([np.asarray(row[name][1] if name in row else gap) for row in rows])
     return xr.Variable(("checkpoint", *dims), values, {"role": "metric"} if name in metrics else None)

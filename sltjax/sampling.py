@@ -5,8 +5,6 @@ not on how lanes are packed into blocks, nor on how draws are cut into chunks.
 """
 
 import dataclasses
-import types
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -15,17 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from sltjax import observables as observe
+from sltjax.devices import fetch, spread
 from sltjax.losses import BehavioralLoss
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers.adaptation import set_learning
 from sltjax.schedule import Schedule
 from sltjax.types import Batch, Info, Observable, Params, RngKey, Sampler, Trace
 from sltjax.validation import as_float32, validate
-
-ENDS = 8  # chunks whose last draw is kept of what is recorded now and then
 
 DEFAULT_OBSERVABLES: Mapping[str, Observable] = {
     "delta_loss": observe.delta_loss,
@@ -82,13 +80,14 @@ def alone(params: Params) -> Params:
 def sample_block(
     key: RngKey,
     posteriors: LocalPosterior,
-    steps: Int[Array | np.ndarray, " checkpoint"],
+    steps: Int[np.ndarray, " checkpoint"],
     sampler: Sampler,
     data: Batch,
     schedule: Schedule,
     observables: Mapping[str, Observable] = DEFAULT_OBSERVABLES,
     on_chunk: Callable[[int], None] = lambda chain_steps: None,
-    now_and_then: Mapping[str, Observable] = types.MappingProxyType({}),
+    on_draws: Callable[[Any], None] = lambda states: None,
+    mesh: Mesh | None = None,
 ) -> Trace:
     """Draw from the posteriors around several checkpoints at once; nothing is validated.
 
@@ -101,19 +100,20 @@ def sample_block(
         schedule: lengths and sizes.
         observables: name -> what to record.
         on_chunk: told the chain-steps done since its last call.
-        now_and_then: name -> what to record at the last draws of the last few chunks, being large.
+        on_draws: shown the states of all lanes, leaves [checkpoint, chain, ...], after every chunk that holds draws;
+            what it computes of them it must begin before it returns, because the next chunk takes their memory.
+        mesh: spreads the lanes over devices, if there are several.
 
     Returns:
-        name -> array [checkpoint, chain, draw, ...], of fewer draws where recorded now and then.
+        name -> array [checkpoint, chain, draw, ...].
     """
     kinds = kinds_of(sampler)
-    lanes, states = _start(key, posteriors, jnp.asarray(steps), sampler, kinds, schedule.num_chains)
+    lanes, states = _start(key, posteriors, np.asarray(steps), sampler, kinds, schedule.num_chains, mesh)
     total = schedule.burn_in_draws + schedule.num_draws
     num_lanes = len(steps) * schedule.num_chains
     recorded: list[Trace] = []
-    ends: deque[Trace] = deque(maxlen=ENDS)
     for first in range(0, total, schedule.chunk):
-        states, trace, last = _advance(
+        states, trace = _advance(
             states,
             lanes,
             first,
@@ -124,18 +124,18 @@ def sample_block(
             batch_size=schedule.batch_size,
             chunk=schedule.chunk,
             observables=tuple(observables.items()),
-            now_and_then=tuple(now_and_then.items()),
+            mesh=mesh,
         )
+        if first + schedule.chunk > schedule.burn_in_draws:
+            on_draws(states)
         if recorded:  # fetching waits for the chunk before, while the one just dispatched runs
-            recorded[-1], ends[-1] = jax.device_get((recorded[-1], ends[-1]))
+            recorded[-1] = fetch(recorded[-1])
             on_chunk(schedule.chunk * schedule.thin * num_lanes)
         recorded.append(trace)
-        ends.append(last)
-    recorded[-1], ends[-1] = jax.device_get((recorded[-1], ends[-1]))
+    recorded[-1] = fetch(recorded[-1])
     on_chunk((total - first) * schedule.thin * num_lanes)
     kept = slice(schedule.burn_in_draws, total)
-    drawn = jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=2)[:, :, kept], *recorded)
-    return {**drawn, **jax.tree.map(lambda *visits: np.stack(visits, axis=2), *ends)}
+    return jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=2)[:, :, kept], *recorded)
 
 
 @struct.dataclass
@@ -155,9 +155,15 @@ def kinds_of(sampler: Sampler) -> str:
     return str(jax.tree.structure(sampler))
 
 
-@partial(jax.jit, static_argnames=("kinds", "num_chains"))
+@partial(jax.jit, static_argnames=("kinds", "num_chains", "mesh"))
 def _start(
-    key: RngKey, posteriors: LocalPosterior, steps: Array, sampler: Sampler, kinds: str, num_chains: int
+    key: RngKey,
+    posteriors: LocalPosterior,
+    steps: Array,
+    sampler: Sampler,
+    kinds: str,
+    num_chains: int,
+    mesh: Mesh | None,
 ) -> tuple[_Lanes, Any]:
     batch_key, noise_key, start_key = jax.random.split(as_threefry(key), 3)
     chains = jnp.arange(num_chains)
@@ -170,13 +176,13 @@ def _start(
         return jax.vmap(sampler.init, in_axes=(0, None))(keys, anchor)
 
     samplers = jax.tree.map(lambda x: jnp.broadcast_to(jnp.float32(x), steps.shape), sampler)
-    states = jax.vmap(start)(samplers, lane_keys(start_key), posteriors.anchor)
-    return _Lanes(posteriors, samplers, lane_keys(noise_key), batch_key), states
+    posteriors, samplers = spread((posteriors, samplers), mesh, "checkpoint")
+    keys, start_keys = spread((lane_keys(noise_key), lane_keys(start_key)), mesh, "checkpoint", "chain")
+    states = spread(jax.vmap(start)(samplers, start_keys, posteriors.anchor), mesh, "checkpoint", "chain")
+    return _Lanes(posteriors, samplers, keys, batch_key), states
 
 
-@partial(
-    jax.jit, static_argnames=("kinds", "batch_size", "chunk", "observables", "now_and_then"), donate_argnames="states"
-)
+@partial(jax.jit, static_argnames=("kinds", "batch_size", "chunk", "observables", "mesh"), donate_argnames="states")
 def _advance(
     states: Any,
     lanes: _Lanes,
@@ -189,8 +195,8 @@ def _advance(
     batch_size: int,
     chunk: int,
     observables: tuple[tuple[str, Observable], ...],
-    now_and_then: tuple[tuple[str, Observable], ...],
-) -> tuple[Any, Trace, Trace]:
+    mesh: Mesh | None,
+) -> tuple[Any, Trace]:
     def step(states: Any, time: Array) -> tuple[Any, Info]:
         batch = draw_batch(jax.random.fold_in(lanes.batch_key, time), data, batch_size)
         states = set_learning(states, time < burn_in_steps)
@@ -205,26 +211,23 @@ def _advance(
 
         return jax.vmap(chains)(states, lanes.noise_keys, lanes.posteriors, lanes.samplers)
 
-    def observe_lanes(info: Info) -> tuple[Trace, Trace]:
-        def all_lanes(wanted: tuple[tuple[str, Observable], ...]) -> Trace:
-            return {name: jax.vmap(jax.vmap(function))(info.params, info) for name, function in wanted}
+    def observe_lanes(info: Info) -> Trace:
+        return {name: jax.vmap(jax.vmap(function))(info.params, info) for name, function in observables}
 
-        return all_lanes(observables), all_lanes(now_and_then)
-
-    def draw(carry: tuple[Any, Trace], index: Array) -> tuple[tuple[Any, Trace], Trace]:
+    def draw(states: Any, index: Array) -> tuple[Any, Trace]:
         """`thin` steps, of which the last is recorded: one copy of the step in the program, however many they are."""
 
-        def thinned(number: Array, carry: tuple[Any, Trace, Trace]) -> tuple[Any, Trace, Trace]:
+        def thinned(number: Array, carry: tuple[Any, Trace]) -> tuple[Any, Trace]:
             states, info = step(carry[0], (first_draw + index) * thin + number)
-            return states, *observe_lanes(info)
+            return states, observe_lanes(info)
 
-        states, trace, last = jax.lax.fori_loop(0, thin, thinned, (carry[0], nothing, carry[1]))
-        return (states, last), trace
+        return jax.lax.fori_loop(0, thin, thinned, (states, nothing))
 
     shapes = jax.eval_shape(lambda states: observe_lanes(step(states, jnp.int32(0))[1]), states)
-    nothing, at_first = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-    (states, last), trace = jax.lax.scan(draw, (states, at_first), jnp.arange(chunk))
-    return states, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), trace), last
+    nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    states, trace = jax.lax.scan(draw, states, jnp.arange(chunk))
+    states = spread(states, mesh, "checkpoint", "chain")
+    return states, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), trace)
 
 
 def condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:
@@ -251,7 +254,7 @@ def draw_batch(key: Array, data: Batch, batch_size: int) -> Batch:
 def as_threefry(key: RngKey) -> Array:
     """The same key for threefry, which alone gives every lane noise of its own under vmap."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+        key = jax.random.wrap_key_data(jnp.asarray(key))
     if jax.random.key_impl(key) == "threefry2x32":
-        return key
+        return jnp.asarray(key)
     return jax.random.wrap_key_data(jax.random.bits(key, (2,), "uint32"), impl="threefry2x32")

@@ -1,18 +1,22 @@
 """A sweep on disk: one atomic file a checkpoint, and a manifest that says what they are all results of.
 
-    store/
-      manifest.json         definition, numerics, versions; written once, before the first unit
-      units/000000000100.npz    what was sampled around one checkpoint; a zip, so every array carries a checksum
-      dataset.nc            all units as one xarray Dataset, written anew at the end of every run
+store/
+  manifest.json              definition, numerics, versions; written once, before the first unit
+  units/000000000100.npz     what was sampled around one checkpoint; a zip, so every array carries a checksum
+  failures/000000000100.txt  why a checkpoint could not be used, until it can
+  dataset.nc                 all units as one xarray Dataset, written anew at the end of every run
 
-A unit either is there whole or does not exist: it is written under another name, flushed, then renamed.
+A unit either is there whole or does not exist: it is written under another name, flushed, then renamed. Several
+processes may share a folder if each holds a share of its own; otherwise it has room for one.
 """
 
 import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,11 @@ import numpy as np
 
 Unit = Mapping[str, np.ndarray]
 """What one checkpoint left: name -> array; "weights" holds the digest of the parameters it was sampled around."""
+
+Share = tuple[int, int]
+"""(i, N): every Nth block from the ith, for one of N processes."""
+
+PATIENCE = 3600.0  # seconds for which a process waits for another to calibrate, or to write the dataset
 
 
 class StoreError(Exception):
@@ -41,23 +50,39 @@ class Store:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._units = self.path / "units"
+        self._failures = self.path / "failures"
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder against other processes; a lock ends with its process, however that ends.
+    def locked(self, share: Share | None = None) -> Iterator[None]:
+        """Hold the folder, or a share of it, against other processes; a lock ends with its process, however that ends.
 
         Raises:
-            StoreError: another process holds it.
+            StoreError: another process holds it, or that share of it, or all of it while this one asks for a share.
         """
         self._units.mkdir(parents=True, exist_ok=True)
-        with open(self.path / ".lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StoreError(
-                    f"{self.path} is in use by another run; wait for it, or choose another store"
-                ) from None
-            self._discard_unfinished()
+        self._failures.mkdir(exist_ok=True)
+        refusal = f"{self.path} is in use by another run; wait for it, or choose another store"
+        if share is None:
+            with _flock(self.path / ".lock", fcntl.LOCK_EX, refusal):
+                self._discard_unfinished()
+                yield
+            return
+        index, count = share
+        mine = f"share {index}/{count} of {self.path} is in use by another run: give every process a share of its own"
+        with (
+            _flock(self.path / ".lock", fcntl.LOCK_SH, refusal),
+            _flock(self.path / f".lock-{index}-of-{count}", fcntl.LOCK_EX, mine),
+        ):
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Do what only one process may do at a time, such as calibrating; the others wait.
+
+        Raises:
+            StoreError: it was not this process's turn for an hour.
+        """
+        with _flock(self.path / ".lock-alone", fcntl.LOCK_EX, f"{self.path}: another run never let go", PATIENCE):
             yield
 
     def manifest(self) -> dict[str, Any] | None:
@@ -81,13 +106,17 @@ class Store:
         """Write the manifest, atomically."""
         write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=2, sort_keys=True).encode())
 
+    def steps(self) -> list[int]:
+        """The steps that have a unit, whole or damaged, ascending."""
+        return sorted(int(path.stem) for path in self._units.glob("[0-9]*.npz"))
+
     def read(self, step: int) -> dict[str, np.ndarray] | None:
         """The unit of a step; None if there is none.
 
         Raises:
             DamagedUnitError: the file is not what was written.
         """
-        path = self._path(step)
+        path = self._unit(step)
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -104,17 +133,51 @@ class Store:
         return unit
 
     def write(self, step: int, unit: Unit) -> None:
-        """Write the unit of a step, atomically; equal units are equal bytes."""
-        write_atomically(self._path(step), _encode(unit))
+        """Write the unit of a step, atomically; equal units are equal bytes. What is told of its failing is dropped."""
+        write_atomically(self._unit(step), _encode(unit))
+        self._failure(step).unlink(missing_ok=True)
 
-    def _path(self, step: int) -> Path:
+    def failures(self) -> dict[int, str]:
+        """Step -> why it could not be used, for the steps that have no unit."""
+        told = {int(path.stem): path.read_text() for path in sorted(self._failures.glob("[0-9]*.txt"))}
+        return {step: reason for step, reason in told.items() if not self._unit(step).exists()}
+
+    def write_failure(self, step: int, reason: str) -> None:
+        """Keep why a step could not be used."""
+        write_atomically(self._failure(step), reason.encode())
+
+    def _unit(self, step: int) -> Path:
         return self._units / f"{step:012d}.npz"
 
+    def _failure(self, step: int) -> Path:
+        return self._failures / f"{step:012d}.txt"
+
     def _discard_unfinished(self) -> None:
-        """Remove what a killed process was writing: nobody else writes while the lock is held."""
-        for pattern in ("units/.*.npz.*.tmp", ".manifest.json.*.tmp", ".dataset.nc.*.tmp"):
+        """Remove what a killed process was writing: nobody else writes while the whole folder is held."""
+        for pattern in (
+            "units/.*.npz.*.tmp",
+            "failures/.*.txt.*.tmp",
+            ".manifest.json.*.tmp",
+            ".dataset.nc.*.tmp",
+        ):
             for unfinished in self.path.glob(pattern):
                 unfinished.unlink()
+
+
+@contextmanager
+def _flock(path: Path, kind: int, refusal: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold a lock file, waiting for it at most so many seconds."""
+    until = time.monotonic() + patience
+    with open(path, "w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise StoreError(refusal) from None
+                time.sleep(0.05)
+        yield
 
 
 def _encode(unit: Unit) -> bytes:
@@ -129,23 +192,36 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: with the number of bytes that were needed; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        make_atomically(path, write)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(error.errno, f"could not write {len(content):,} bytes: {reason}", str(path)) from error
+
+
+def make_atomically(path: Path, make: Callable[[Path], None]) -> None:
+    """Put in place, whole or not at all, what `make` writes to the path that it is given."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    try:
+        make(temporary)
+        _flush(temporary)
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """See a file, or the names in a folder, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def differences(stored: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:

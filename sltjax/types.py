@@ -13,7 +13,7 @@ Params: TypeAlias = PyTree[Any]
 Batch: TypeAlias = PyTree[Any]
 """A pytree of arrays that share their leading axis, one entry an example. The full data is a batch too."""
 
-RngKey: TypeAlias = Key[Array, ""] | UInt32[Array, "2"]
+RngKey: TypeAlias = Key[Array, ""] | UInt32[Array | np.ndarray, "2"]
 """A threefry key, new style (`jax.random.key`) or old (`jax.random.PRNGKey`). Never reused, never defaulted."""
 
 Scalar: TypeAlias = Any

@@ -30,7 +30,7 @@ def test_the_curvature_of_a_quadratic_is_found(curvature):
     problem = posterior(lambda w: 0.5 * curvature * w[0] ** 2 + 0.001 * w[1] ** 2, jnp.zeros((1, 2)))
     met, _ = curvature_met(KEY, conditioned(problem), np.zeros(1, int), DATA, 100)
     np.testing.assert_allclose(met[1:], 1000 * curvature + 1, rtol=0.05)
-    rough = curvature_a_step_away(KEY, conditioned(problem), np.zeros(1, int), DATA)
+    rough = curvature_a_step_away(KEY, conditioned(problem), np.zeros(1, int), DATA, 100)
     exact = 1000 * curvature + 1
     assert exact <= rough[0] < 20 * exact
 

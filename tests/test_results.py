@@ -1,11 +1,14 @@
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 
-from sltjax.results import METRIC, OBSERVED, check_metric_names, open_results, to_dataset, write_dataset
+from sltjax.results import METRIC, OBSERVED, check_names, check_size, open_results, to_dataset, write_results
+from sltjax.schedule import Schedule
+from sltjax.store import Store
 
 MANIFEST = {
     "title": "a title",
@@ -103,8 +106,20 @@ def test_attrs_say_what_it_is_a_result_of(dataset):
     assert dataset.attrs["sltjax_version"] == "0.1.0"
 
 
-def test_opens_again_the_same(dataset, tmp_path):
-    write_dataset(dataset, tmp_path / "dataset.nc")
+def stored(folder, units=UNITS, failures=None):
+    store = Store(folder)
+    with store.locked():
+        store.write_manifest(MANIFEST)
+        for step, kept in units.items():
+            store.write(step, kept)
+        for step, reason in (failures or {}).items():
+            store.write_failure(step, reason)
+    return store
+
+
+def test_a_store_gives_the_same_dataset_unit_by_unit(dataset, tmp_path):
+    store = stored(tmp_path, failures={20: "broken"})
+    write_results(store, [10, 20, 30, 40], store.failures())
     with open_results(tmp_path) as opened:
         xr.testing.assert_identical(dataset, opened.load())
         assert {name: v.dtype.kind for name, v in opened.variables.items() if v.dtype.kind not in "OTU"} == {
@@ -112,15 +127,62 @@ def test_opens_again_the_same(dataset, tmp_path):
         }
 
 
-def test_equal_datasets_are_equal_bytes(dataset, tmp_path):
-    for name in ("a", "b"):
-        write_dataset(dataset, tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+def test_equal_stores_are_equal_bytes(tmp_path):
+    one, two = (write_results(stored(tmp_path / name), [10, 30], {}).read_bytes() for name in ("a", "b"))
+    assert one == two
+
+
+def test_integers_recorded_at_every_draw_stay_so_without_gaps(tmp_path):
+    counted = {step: unit(step, **{OBSERVED + "count_of": np.full((2, 50), step, np.int32)}) for step in (10, 30)}
+    for folder, failures in {"whole": {}, "gap": {20: "broken"}}.items():
+        store = stored(tmp_path / folder, counted, failures)
+        write_results(store, [10, 20, 30], store.failures())
+        with open_results(tmp_path / folder) as opened:
+            xr.testing.assert_identical(to_dataset([10, 20, 30], counted, failures, MANIFEST), opened.load())
+
+
+def test_an_interrupted_run_opens_with_what_there_is(tmp_path):
+    stored(tmp_path, failures={20: "broken"})
+    with open_results(tmp_path) as opened:
+        assert opened.step.values.tolist() == [10, 20, 30]
+        assert opened.status.values.tolist() == ["done", "failed", "done"]
+
+
+def test_a_damaged_unit_is_left_out(tmp_path):
+    store = stored(tmp_path)
+    (tmp_path / "units" / "000000000030.npz").write_bytes(b"PK")
+    write_results(store, store.steps(), {})
+    with open_results(tmp_path) as opened:
+        assert opened.step.values.tolist() == [10]
+
+
+def test_what_is_recorded_is_read_when_it_is_asked_for(tmp_path):
+    stored(tmp_path)
+    with open_results(tmp_path) as opened:
+        assert not opened.variables["delta_loss"]._in_memory
+        assert opened.delta_loss[0, 0, 0] == UNITS[10][OBSERVED + "delta_loss"][0, 0]
 
 
 def test_nothing_to_open(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no dataset\.nc"):
         open_results(tmp_path)
+
+
+SCHEDULE = Schedule(num_chains=4, num_draws=1000, burn_in=0, thin=1, batch_size=1)
+
+
+def test_what_is_recorded_is_bounded():
+    params = {"w": np.zeros((100, 100), np.float32)}
+    check_size({"norm": lambda w, info: jnp.sum(w["w"])}, params, SCHEDULE)
+    weights = {"weights": lambda w, info: w["w"], "norm": lambda w, info: jnp.sum(w["w"])}
+    with pytest.raises(ValueError, match=r"153 MiB .* at most 100; 'weights' alone takes 153") as error:
+        check_size(weights, params, SCHEDULE, most=100 * 2**20)
+    assert "fewer draws" in str(error.value)
+
+
+def test_an_observable_is_one_array():
+    with pytest.raises(ValueError, match=r"observable 'both'.*expected one array"):
+        check_size({"both": lambda w, info: (w, w)}, np.zeros(2, np.float32), SCHEDULE)
 
 
 def test_goes_into_pandas(dataset):
@@ -152,8 +214,8 @@ def test_all_chains_lost_is_nan():
 
 
 def test_names_that_metrics_may_not_have(dataset):
-    check_metric_names(["loss", "accuracy", "singular values"])
+    check_names(["loss", "accuracy", "singular values"])
     own = {name for name in dataset.variables if not dataset[name].attrs.get("role")}
     for name in own - {"loss", "position"}:
-        with pytest.raises(ValueError, match="metrics cannot be named"):
-            check_metric_names(["accuracy", name])
+        with pytest.raises(ValueError, match="metrics and observables cannot be named"):
+            check_names(["accuracy", name])

@@ -355,7 +355,7 @@ def test_a_damaged_manifest_is_refused(tmp_path, content):
 
 @pytest.mark.parametrize("name", ["llc", "status", "chain", "a/b", ""])
 def test_metrics_take_no_reserved_name(name, sampled):
-    with pytest.raises(ValueError, match="metrics cannot be named"):
+    with pytest.raises(ValueError, match="metrics and observables cannot be named"):
         run(metrics={name: lambda w, b: w["w"]})
     assert not sampled
 

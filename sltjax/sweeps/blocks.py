@@ -1,40 +1,45 @@
 """A block of checkpoints: which are sound, which are missing, and sampling those in one compiled program."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from sltjax.calibration import default_rule
 from sltjax.checkpoints import CheckpointError, Source, digest, read_ahead
+from sltjax.devices import Partition, fetch, make_mesh, place, portable, replicate, tell
 from sltjax.heat import sample_judged
 from sltjax.posterior import LocalPosterior
 from sltjax.results import METRIC, OBSERVED
-from sltjax.sampling import condition_all
+from sltjax.sampling import as_threefry, condition_all
 from sltjax.schedule import Schedule
-from sltjax.store import DamagedUnitError, Store, StoreError, Unit
+from sltjax.store import Unit
 from sltjax.sweeps.manifest import Metric
 from sltjax.sweeps.progress import Bar
-from sltjax.types import Batch, Params, RngKey, Sampler
+from sltjax.types import Batch, Observable, Params, RngKey, Sampler
 from sltjax.validation import as_float32
 
-Block = list[tuple[int, Params | CheckpointError]]
+COPIES = 6  # parameter-sized arrays a lane holds at once: state, gradient, noise, and what XLA keeps beside them
+
+Block: TypeAlias = Sequence[tuple[int, Params | CheckpointError]]
+
+Outcome: TypeAlias = Unit | CheckpointError
+
+Known: TypeAlias = Callable[[int, str], bool]
+"""(step, digest of its weights) -> whether it has been sampled already."""
 
 
-def in_blocks(checkpoints: Source, size: int) -> Iterator[Block]:
-    """All checkpoints in order, `size` at a time; the next are read while the caller samples these."""
-    block: Block = []
-    for entry in read_ahead(checkpoints, checkpoints.steps, depth=size):
-        block.append(entry)
-        if len(block) == size:
-            yield block
-            block = []
-    if block:
-        yield block
+def in_blocks(checkpoints: Source, blocks: Sequence[Sequence[int]]) -> Iterator[Block]:
+    """The checkpoints of each block; the next are read while the caller samples these."""
+    steps = [step for block in blocks for step in block]
+    coming = read_ahead(checkpoints, steps, depth=max(map(len, blocks), default=1))
+    for block in blocks:
+        yield [next(coming) for _ in block]
 
 
 def sound(params: Params) -> Params:
@@ -45,52 +50,58 @@ def sound(params: Params) -> Params:
         raise CheckpointError(str(error)) from error
 
 
-class Results:
-    """What is known so far, in memory and, if there is a folder, on disk."""
-
-    def __init__(self, store: Store | None) -> None:
-        self._store = store
-        self.units: dict[int, Unit] = {}
-        self.failures: dict[int, str] = {}
-
-    def recall(self, step: int, weights: str, bar: Bar) -> bool:
-        """Whether the step is done already; refuses if its weights have changed since."""
-        try:
-            unit = self._store.read(step) if self._store else None
-        except DamagedUnitError as error:
-            bar.say(f"{error}: sampling step {step} again")
-            return False
-        if unit is None:
-            return False
-        if str(unit["weights"]) != weights:
-            raise StoreError(
-                f"the weights of step {step} have changed since they were sampled; choose another store for the new run"
-            )
-        self.units[step] = unit
-        return True
-
-    def add(self, step: int, unit: Unit) -> None:
-        """Keep what was sampled at a step."""
-        self.units[step] = unit
-        if self._store:
-            self._store.write(step, unit)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Job:
-    """What is the same for every block."""
+    """What is the same for every block; it may be sent to another machine.
+
+    Attributes:
+        key: the key of the whole sweep.
+        posterior: loss, nβ and γ.
+        data: shared by all lanes.
+        sampler: None for the rule that `calibrate` chooses by.
+        heat: the share of λ̂ that batch noise may add.
+        schedule: lengths and sizes.
+        block_size: checkpoints a block.
+        metrics: name -> what is evaluated at each checkpoint.
+        observables: name -> what is recorded at each draw.
+        devices: sizes of the mesh, as `devices.make_mesh` takes them.
+        partition: of the parameters, along "model".
+        width: checkpoints sampled at once: a block, or what of it the memory holds.
+    """
 
     key: RngKey
     posterior: LocalPosterior
     data: Batch
     sampler: Sampler | None
-    heat: float  # the share of λ̂ that batch noise may add
+    heat: float
     schedule: Schedule
     block_size: int
     metrics: Mapping[str, Metric]
+    observables: Mapping[str, Observable]
+    devices: Mapping[str, int] | None = None
+    partition: Partition | None = None
+    width: int = 0
 
-    def run(self, block: Block, results: Results, bar: Bar) -> None:
-        """Sample what the block has that is sound and not yet done."""
+    def __post_init__(self) -> None:
+        self.width = self.width or self.block_size
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to the devices of one machine."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("mesh", "placed_data")}
+        return {**kept, "key": portable(as_threefry(self.key)), "data": jax.tree.map(np.asarray, self.data)}
+
+    @cached_property
+    def mesh(self) -> Mesh | None:
+        """The devices of this machine, or of all that work as one."""
+        return make_mesh(self.devices)
+
+    @cached_property
+    def placed_data(self) -> Batch:
+        """The data, on all of them."""
+        return replicate(self.data, self.mesh)
+
+    def outcomes(self, block: Block, known: Known, bar: Bar) -> Iterator[tuple[int, Outcome]]:
+        """Sample what the block has that is sound and not yet known; (step, what came of it) for these."""
         usable = {}
         for step, params in block:
             try:
@@ -98,44 +109,96 @@ class Job:
                     raise params
                 usable[step] = sound(params)
             except CheckpointError as error:
-                results.failures[step] = str(error)
-                bar.say(f"step {step} failed: {error}")
+                yield step, error
         weights = {step: digest(params) for step, params in usable.items()}
-        missing = {step for step in usable if not results.recall(step, weights[step], bar)}
-        if not missing:
-            bar.advance(self.block_size * self.schedule.num_chains * self.schedule.num_steps)
-            return
-        for step, unit in self._sample([step for step, _ in block], usable, bar):
-            if step in missing:
-                results.add(step, {**unit, "weights": np.asarray(weights[step])})
+        missing = set(tell([step for step in usable if not known(step, weights[step])]))
+        steps = [step for step, _ in block]
+        first = 0
+        while first < len(steps):
+            part = steps[first : first + self.width]
+            if missing.intersection(part):
+                units = self._sample(part, usable, bar)
+                if units is None:  # too wide for the memory: the same again, with less at once
+                    continue
+                for step in missing.intersection(part):
+                    yield step, {**units[step], "weights": np.asarray(weights[step])}
+            else:
+                bar.advance(self.width * self.schedule.num_chains * self.schedule.num_steps)
+            first += self.width
 
-    def _sample(self, steps: list[int], usable: Mapping[int, Params], bar: Bar) -> Iterator[tuple[int, Unit]]:
+    def _sample(self, steps: Sequence[int], usable: Mapping[int, Params], bar: Bar) -> dict[int, Unit] | None:
+        """Sample `width` checkpoints at once; None if the memory holds fewer, to which the width is set."""
+        spent = 0
+
+        def advance(chain_steps: int) -> None:
+            nonlocal spent
+            spent += chain_steps
+            bar.advance(chain_steps)
+
+        try:
+            return self._sample_at_once(steps, usable, advance)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            least = self.mesh.shape["checkpoint"] if self.mesh else 1
+            if self.width <= least:
+                raise MemoryError(self._too_large(usable)) from error
+            bar.advance(-spent)
+            self.width = max(least, self.width // 2 // least * least)
+            bar.say(f"out of memory: sampling {self.width} checkpoints at once from here on")
+            return None
+
+    def _too_large(self, usable: Mapping[int, Params]) -> str:
+        chains = self.schedule.num_chains
+        size = COPIES * chains * self.width * sum(w.nbytes for w in jax.tree.leaves(next(iter(usable.values()))))
+        return (
+            f"out of memory with {self.width} checkpoint × {chains} chains at once: the chains alone take some "
+            f"{size / 2**20:,.0f} MiB, beside what the loss takes for {self.schedule.batch_size} examples; lower "
+            "num_chains or batch_size, or spread the model over devices"
+        )
+
+    def _sample_at_once(
+        self, steps: Sequence[int], usable: Mapping[int, Params], advance: Callable[[int], None]
+    ) -> dict[int, Unit]:
         """Places without a sound checkpoint are filled with a sound one, whose lanes are dropped."""
         filler = next(iter(usable))
         slots = [step if step in usable else filler for step in steps]
-        slots += [filler] * (self.block_size - len(slots))
-        anchors = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(usable[step] for step in slots))
-        posteriors = condition_all(self.posterior.at(anchors), self.data, self.schedule.batch_size)
+        slots += [filler] * (self.width - len(slots))
+        stack = jax.tree.map(lambda *leaves: np.stack(leaves), *(usable[step] for step in slots))
+        anchors = place(stack, self.mesh, self.partition)
+        posteriors = condition_all(self.posterior.at(anchors), self.placed_data, self.schedule.batch_size)
         sampler = self._calibrated(posteriors, np.asarray(slots)) if self.sampler is None else self.sampler
         trace = sample_judged(
-            self.key, posteriors, np.asarray(slots), sampler, self.data, self.schedule, on_chunk=bar.advance
+            portable(as_threefry(self.key)),
+            posteriors,
+            np.asarray(slots),
+            sampler,
+            self.placed_data,
+            self.schedule,
+            observables=self.observables,
+            on_chunk=advance,
+            mesh=self.mesh,
         )
         stacked = {
             "anchor_loss": posteriors.anchor_loss,
             "acceptance": trace.pop("acceptance").mean(axis=(1, 2)),
             **({"heat": trace.pop("heat")} if "heat" in trace else {}),
             **{OBSERVED + name: values for name, values in trace.items()},
-            **{METRIC + name: _evaluate(metric, anchors, self.data) for name, metric in self.metrics.items()},
+            **{METRIC + name: _evaluate(metric, anchors, self.placed_data) for name, metric in self.metrics.items()},
         }
-        whole = jax.device_get(stacked)
-        for slot, step in enumerate(steps):
-            if step in usable:
-                yield step, {name: _storable(np.asarray(values[slot])) for name, values in whole.items()}
+        whole = fetch(stacked)
+        return {
+            step: {name: _storable(np.asarray(values[slot])) for name, values in whole.items()}
+            for slot, step in enumerate(steps)
+            if step in usable
+        }
 
     def _calibrated(self, posteriors: LocalPosterior, steps: Int[np.ndarray, " checkpoint"]) -> Sampler:
         """One rule for the whole sweep, which gives every checkpoint the start that its own curvature allows."""
-        pilot_key = jax.random.fold_in(self.key, 2**32 - 1)
-        return default_rule(pilot_key, posteriors, steps, self.data, self.schedule.batch_size).make(self.heat)
+        pilot_key = jax.random.fold_in(as_threefry(self.key), 2**32 - 1)
+        return default_rule(pilot_key, posteriors, steps, self.placed_data, self.schedule.batch_size, self.mesh).make(
+            self.heat
+        )
 
 
 @partial(jax.jit, static_argnums=0)

@@ -12,12 +12,12 @@ from sltjax.calibration import Asked
 from sltjax.checkpoints import Source, digest
 from sltjax.posterior import LocalPosterior
 from sltjax.store import Store, StoreError, differences
-from sltjax.types import Batch, Params, RngKey, Sampler
+from sltjax.types import Batch, Observable, Params, RngKey, Sampler
 from sltjax.validation import count_examples
 
 Manifest = dict[str, Any]
 Metric = Callable[[Params, Batch], Array]
-COMPARED = ("definition", "numerics", "metrics", "key", "versions")
+COMPARED = ("definition", "numerics", "metrics", "observables", "key", "versions")
 SETTLED = ("block_size", "schedule", "caution")  # by the first run, for all that resume it
 
 
@@ -29,6 +29,7 @@ def describe_sweep(
     asked: Asked,
     batch_size: int,
     metrics: Mapping[str, Metric],
+    observables: Mapping[str, Observable],
     block_size: int,
     title: str,
 ) -> Manifest:
@@ -45,6 +46,7 @@ def describe_sweep(
         },
         "numerics": {**describe_asked(asked), "batch_size": batch_size},
         "metrics": fingerprint.of_metrics(metrics, posterior.anchor, data),
+        "observables": fingerprint.of_observables(observables, posterior.anchor),
         "block_size": block_size,
         "key": fingerprint.of_key(key),
         "versions": fingerprint.versions(),

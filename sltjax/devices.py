@@ -1,0 +1,139 @@
+"""Where lanes run: spread over a mesh of devices with axes "checkpoint" and "chain", and "model" for large models.
+
+Lanes know nothing of one another, so that nothing is communicated along the first two axes; along "model" it is, as the
+user's partition of the parameters demands. A mesh may span several processes (`jax.distributed`), each of which runs
+the same program on the same values.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from sltjax.types import Params, RngKey
+
+AXES = ("checkpoint", "chain", "model")
+
+Partition = PyTree[PartitionSpec]
+"""How parameters are spread over "model": a PartitionSpec a leaf, or one for a whole subtree."""
+
+
+def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
+    """A mesh of all devices.
+
+    Args:
+        sizes: devices along "checkpoint", "chain" and "model", 1 where absent; None for all along "checkpoint".
+
+    Returns:
+        The mesh; None where there is but one device.
+
+    Raises:
+        ValueError: an unknown axis, or sizes that do not multiply to the number of devices.
+    """
+    count = jax.device_count()
+    sizes = {"checkpoint": count} if sizes is None else sizes
+    if unknown := sorted(set(sizes) - set(AXES)):
+        raise ValueError(f"devices: got the axes {unknown}, expected some of {', '.join(AXES)}")
+    shape = tuple(sizes.get(axis, 1) for axis in AXES)
+    if min(shape) < 1 or math.prod(shape) != count:
+        spread = " × ".join(f"{axis} {size}" for axis, size in zip(AXES, shape, strict=True))
+        raise ValueError(f"devices: got {spread}, expected positive numbers whose product is {count}, the devices here")
+    if count == 1:
+        return None
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def place(anchors: Params, mesh: Mesh | None, partition: Partition | None = None) -> Params:
+    """A stack of checkpoints [checkpoint, ...] on the devices.
+
+    Raises:
+        ValueError: the partition does not fit the parameters.
+    """
+    if mesh is None:
+        return jax.tree.map(jax.numpy.asarray, anchors)
+    specs = PartitionSpec() if partition is None else partition
+    is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
+    try:
+        whole = jax.tree.map(lambda spec, part: jax.tree.map(lambda _: spec, part), specs, anchors, is_leaf=is_spec)
+    except ValueError as error:
+        raise ValueError(
+            f"the partition is no prefix of the parameters ({error}); give a PartitionSpec for every leaf, "
+            "or one for a whole subtree"
+        ) from None
+    return jax.tree.map(lambda w, spec: _put(w, mesh, PartitionSpec("checkpoint", *spec)), anchors, whole)
+
+
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
+    """The same values on every device; keys included."""
+    if mesh is None:
+        return jax.tree.map(jax.numpy.asarray, tree)
+
+    def put(x: Any) -> Any:
+        if isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+            data = _put(np.asarray(jax.random.key_data(x)), mesh, PartitionSpec())
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+        return _put(np.asarray(x), mesh, PartitionSpec())
+
+    return jax.tree.map(put, tree)
+
+
+def portable(key: RngKey) -> np.ndarray:
+    """A threefry key as its two numbers, which a program on any devices takes."""
+    return np.asarray(jax.random.key_data(key) if jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) else key)
+
+
+def _put(x: np.ndarray, mesh: Mesh, spec: PartitionSpec) -> jax.Array:
+    """Every process gives its own devices their part: nothing is sent."""
+    return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda index: x[index])
+
+
+def spread(tree: Any, mesh: Mesh | None, *axes: str) -> Any:
+    """Within a jitted function: arrays whose leading axes are those named, along the mesh; the rest as it comes."""
+    if mesh is None:
+        return tree
+
+    def constrain(x: jax.Array) -> jax.Array:
+        rest = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - len(axes))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes, *rest)))
+
+    return jax.tree.map(constrain, tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays as numpy, whole on every process; waits for them."""
+
+    def get(x: Any) -> Any:
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            return multihost_utils.process_allgather(x, tiled=True)
+        return x
+
+    return jax.device_get(jax.tree.map(get, tree))
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes, of those that work as one."""
+    return jax.process_index() == 0
+
+
+def barrier() -> None:
+    """Wait for the other processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("sltjax")
+
+
+def tell(value: Any) -> Any:
+    """What the first process has, plain data as JSON holds it, in all of them."""
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    padded = np.zeros(size, np.uint8)
+    if is_first_process():
+        padded[:] = text
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(padded)))

@@ -1,0 +1,78 @@
+"""What a sweep knows so far: in memory, or on disk alone, where writing goes on while the next block is sampled."""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from sltjax.checkpoints import CheckpointError
+from sltjax.store import DamagedUnitError, Store, StoreError, Unit
+from sltjax.sweeps.progress import Bar
+
+WAITING = 64  # units that may wait for the disk
+
+
+class Ledger:
+    """The units of a sweep and why others are missing; a context manager, which ends when all is written.
+
+    Attributes:
+        units: step -> unit, where there is no store.
+        failures: step -> why there is no unit.
+    """
+
+    def __init__(self, store: Store | None, bar: Bar) -> None:
+        self.units: dict[int, Unit] = {}
+        self.failures: dict[int, str] = {}
+        self._store, self._bar = store, bar
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sltjax-write")
+        self._writing: deque[Future[None]] = deque()
+
+    def knows(self, step: int, weights: str) -> bool:
+        """Whether the step is done already.
+
+        Raises:
+            StoreError: it was sampled around other weights.
+        """
+        try:
+            unit = self._store.read(step) if self._store else None
+        except DamagedUnitError as error:
+            self._bar.say(f"{error}: sampling step {step} again")
+            return False
+        if unit is None:
+            return False
+        if str(unit["weights"]) != weights:
+            raise StoreError(
+                f"the weights of step {step} have changed since they were sampled; choose another store for the new run"
+            )
+        return True
+
+    def add(self, step: int, outcome: Unit | CheckpointError) -> None:
+        """Keep what came of a step.
+
+        Raises:
+            OSError: an earlier one could not be written.
+        """
+        if isinstance(outcome, CheckpointError):
+            self.failures[step] = str(outcome)
+            self._bar.say(f"step {step} failed: {outcome}")
+        if self._store is None:
+            if not isinstance(outcome, CheckpointError):
+                self.units[step] = outcome
+            return
+        while len(self._writing) >= WAITING or (self._writing and self._writing[0].done()):
+            self._writing.popleft().result()
+        if isinstance(outcome, CheckpointError):
+            self._writing.append(self._thread.submit(self._store.write_failure, step, str(outcome)))
+        else:
+            self._writing.append(self._thread.submit(self._store.write, step, outcome))
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Wait for what is being written, also on the way out of an error: what is done is kept."""
+        self._thread.shutdown(wait=True)
+        if kind is None:
+            for written in self._writing:
+                written.result()
