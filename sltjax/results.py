@@ -161,13 +161,11 @@ def check_names(names: Iterable[str]) -> None:
         )
 
 
-def check_size(
-    observables: Mapping[str, Observable], params: Params, schedule: Schedule, most: int = UNIT_BYTES
-) -> None:
-    """Refuse observables that record more than a unit should hold, or something other than one array.
+def bytes_a_unit(observables: Mapping[str, Observable], params: Params, schedule: Schedule) -> dict[str, int]:
+    """How much each observable takes of a unit.
 
     Raises:
-        ValueError: names the largest and its size.
+        ValueError: one records something other than an array.
     """
     measured = Measured(np.float32(0), np.float32(0), params)
     info = Info(params, np.float32(0), measured, np.float32(1))
@@ -177,6 +175,18 @@ def check_size(
         if not hasattr(shape, "dtype"):
             raise ValueError(f"observable {name!r}: got {jax.tree.structure(shape)}, expected one array a draw")
         sizes[name] = math.prod(shape.shape) * shape.dtype.itemsize * schedule.num_chains * schedule.num_draws
+    return sizes
+
+
+def check_size(
+    observables: Mapping[str, Observable], params: Params, schedule: Schedule, most: int = UNIT_BYTES
+) -> None:
+    """Refuse observables that record more than a unit should hold.
+
+    Raises:
+        ValueError: names the largest and its size; or one records something other than an array.
+    """
+    sizes = bytes_a_unit(observables, params, schedule)
     if sum(sizes.values()) > most:
         largest = max(sizes, key=sizes.__getitem__)
         raise ValueError(

@@ -230,6 +230,46 @@ def _advance(
     return states, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), trace)
 
 
+def program_memory(
+    posterior: LocalPosterior,
+    width: int,
+    sampler: Sampler,
+    data: Batch,
+    schedule: Schedule,
+    observables: Mapping[str, Observable] = DEFAULT_OBSERVABLES,
+) -> int:
+    """Bytes that sampling so many checkpoints at once takes on a device, by the compiled program; nothing is run."""
+
+    def shaped(x: Any) -> Any:
+        return jax.ShapeDtypeStruct((width, *np.shape(x)), jnp.float32)
+
+    anchors = jax.tree.map(shaped, posterior.anchor)
+    if not isinstance(posterior.loss, BehavioralLoss):
+        posterior = dataclasses.replace(posterior, loss=jax.tree_util.Partial(posterior.loss))
+    posteriors = jax.eval_shape(
+        lambda anchors, data: _condition_all(posterior.at(anchors), data, schedule.batch_size), anchors, data
+    )
+    kinds = kinds_of(sampler)
+    steps = jax.ShapeDtypeStruct((width,), jnp.int32)
+    sampler = jax.tree.map(jnp.float32, sampler)
+    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    start = partial(_start, kinds=kinds, num_chains=schedule.num_chains, mesh=None)
+    lanes, states = jax.eval_shape(start, key, posteriors, steps, sampler)
+    options = {"kinds": kinds, "batch_size": schedule.batch_size, "chunk": schedule.chunk, "mesh": None}
+    lowered = _advance.lower(
+        states,
+        lanes,
+        0,
+        0,
+        1,
+        data,
+        observables=tuple(observables.items()),
+        **options,
+    )
+    used: Any = lowered.compile().memory_analysis()
+    return used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes - used.alias_size_in_bytes
+
+
 def condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:
     """The posteriors around a stack of anchors, each conditioned on the data; all leaves get a [checkpoint] axis."""
     if not isinstance(posterior.loss, BehavioralLoss):  # a plain function is no pytree

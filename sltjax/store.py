@@ -7,7 +7,7 @@ store/
   dataset.nc                 all units as one xarray Dataset, written anew at the end of every run
 
 A unit either is there whole or does not exist: it is written under another name, flushed, then renamed. Several
-processes may share a folder if each holds a share of its own; otherwise it has room for one.
+processes may share a folder if each holds a shard of its own; otherwise it has room for one.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ import numpy as np
 Unit = Mapping[str, np.ndarray]
 """What one checkpoint left: name -> array; "weights" holds the digest of the parameters it was sampled around."""
 
-Share = tuple[int, int]
+Shard = tuple[int, int]
 """(i, N): every Nth block from the ith, for one of N processes."""
 
 PATIENCE = 3600.0  # seconds for which a process waits for another to calibrate, or to write the dataset
@@ -53,22 +53,22 @@ class Store:
         self._failures = self.path / "failures"
 
     @contextmanager
-    def locked(self, share: Share | None = None) -> Iterator[None]:
-        """Hold the folder, or a share of it, against other processes; a lock ends with its process, however that ends.
+    def locked(self, shard: Shard | None = None) -> Iterator[None]:
+        """Hold the folder, or a shard of it, against other processes; a lock ends with its process, however that ends.
 
         Raises:
-            StoreError: another process holds it, or that share of it, or all of it while this one asks for a share.
+            StoreError: another process holds it, or that shard of it, or all of it while this one asks for a shard.
         """
         self._units.mkdir(parents=True, exist_ok=True)
         self._failures.mkdir(exist_ok=True)
         refusal = f"{self.path} is in use by another run; wait for it, or choose another store"
-        if share is None:
+        if shard is None:
             with _flock(self.path / ".lock", fcntl.LOCK_EX, refusal):
                 self._discard_unfinished()
                 yield
             return
-        index, count = share
-        mine = f"share {index}/{count} of {self.path} is in use by another run: give every process a share of its own"
+        index, count = shard
+        mine = f"shard {index}/{count} of {self.path} is in use by another run: give every process a shard of its own"
         with (
             _flock(self.path / ".lock", fcntl.LOCK_SH, refusal),
             _flock(self.path / f".lock-{index}-of-{count}", fcntl.LOCK_EX, mine),

@@ -1,5 +1,6 @@
 """Sweeps: every checkpoint of a training run, every chain, in blocks of one compiled program."""
 
-from sltjax.sweeps.run import sweep
+from sltjax.sweeps.plan import Plan, plan
+from sltjax.sweeps.run import calibrate_sweep, sweep
 
-__all__ = ["sweep"]
+__all__ = ["Plan", "calibrate_sweep", "plan", "sweep"]

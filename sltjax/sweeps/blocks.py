@@ -1,6 +1,7 @@
 """A block of checkpoints: which are sound, which are missing, and sampling those in one compiled program."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, TypeAlias
@@ -20,7 +21,7 @@ from sltjax.sampling import as_threefry, condition_all
 from sltjax.schedule import Schedule
 from sltjax.store import Unit
 from sltjax.sweeps.manifest import Metric
-from sltjax.sweeps.progress import Bar
+from sltjax.sweeps.progress import Report
 from sltjax.types import Batch, Observable, Params, RngKey, Sampler
 from sltjax.validation import as_float32
 
@@ -100,7 +101,7 @@ class Job:
         """The data, on all of them."""
         return replicate(self.data, self.mesh)
 
-    def outcomes(self, block: Block, known: Known, bar: Bar) -> Iterator[tuple[int, Outcome]]:
+    def outcomes(self, block: Block, known: Known, report: Report) -> Iterator[tuple[int, Outcome]]:
         """Sample what the block has that is sound and not yet known; (step, what came of it) for these."""
         usable = {}
         for step, params in block:
@@ -117,23 +118,23 @@ class Job:
         while first < len(steps):
             part = steps[first : first + self.width]
             if missing.intersection(part):
-                units = self._sample(part, usable, bar)
+                units = self._sample(part, usable, report)
                 if units is None:  # too wide for the memory: the same again, with less at once
                     continue
                 for step in missing.intersection(part):
                     yield step, {**units[step], "weights": np.asarray(weights[step])}
             else:
-                bar.advance(self.width * self.schedule.num_chains * self.schedule.num_steps)
+                report.advance(self.width * self.schedule.num_chains * self.schedule.num_steps)
             first += self.width
 
-    def _sample(self, steps: Sequence[int], usable: Mapping[int, Params], bar: Bar) -> dict[int, Unit] | None:
+    def _sample(self, steps: Sequence[int], usable: Mapping[int, Params], report: Report) -> dict[int, Unit] | None:
         """Sample `width` checkpoints at once; None if the memory holds fewer, to which the width is set."""
         spent = 0
 
         def advance(chain_steps: int) -> None:
             nonlocal spent
             spent += chain_steps
-            bar.advance(chain_steps)
+            report.advance(chain_steps)
 
         try:
             return self._sample_at_once(steps, usable, advance)
@@ -143,9 +144,9 @@ class Job:
             least = self.mesh.shape["checkpoint"] if self.mesh else 1
             if self.width <= least:
                 raise MemoryError(self._too_large(usable)) from error
-            bar.advance(-spent)
+            report.advance(-spent)
             self.width = max(least, self.width // 2 // least * least)
-            bar.say(f"out of memory: sampling {self.width} checkpoints at once from here on")
+            report.say(f"out of memory: sampling {self.width} checkpoints at once from here on")
             return None
 
     def _too_large(self, usable: Mapping[int, Params]) -> str:
@@ -163,7 +164,8 @@ class Job:
         """Places without a sound checkpoint are filled with a sound one, whose lanes are dropped."""
         filler = next(iter(usable))
         slots = [step if step in usable else filler for step in steps]
-        slots += [filler] * (self.width - len(slots))
+        along = self.mesh.shape["checkpoint"] if self.mesh else 1
+        slots += [filler] * (math.ceil(self.width / along) * along - len(slots))
         stack = jax.tree.map(lambda *leaves: np.stack(leaves), *(usable[step] for step in slots))
         anchors = place(stack, self.mesh, self.partition)
         posteriors = condition_all(self.posterior.at(anchors), self.placed_data, self.schedule.batch_size)

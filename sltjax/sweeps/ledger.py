@@ -6,7 +6,7 @@ from types import TracebackType
 
 from sltjax.checkpoints import CheckpointError
 from sltjax.store import DamagedUnitError, Store, StoreError, Unit
-from sltjax.sweeps.progress import Bar
+from sltjax.sweeps.progress import Report
 
 WAITING = 64  # units that may wait for the disk
 
@@ -19,10 +19,10 @@ class Ledger:
         failures: step -> why there is no unit.
     """
 
-    def __init__(self, store: Store | None, bar: Bar) -> None:
+    def __init__(self, store: Store | None, report: Report) -> None:
         self.units: dict[int, Unit] = {}
         self.failures: dict[int, str] = {}
-        self._store, self._bar = store, bar
+        self._store, self._report = store, report
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sltjax-write")
         self._writing: deque[Future[None]] = deque()
 
@@ -35,7 +35,7 @@ class Ledger:
         try:
             unit = self._store.read(step) if self._store else None
         except DamagedUnitError as error:
-            self._bar.say(f"{error}: sampling step {step} again")
+            self._report.say(f"{error}: sampling step {step} again")
             return False
         if unit is None:
             return False
@@ -53,7 +53,7 @@ class Ledger:
         """
         if isinstance(outcome, CheckpointError):
             self.failures[step] = str(outcome)
-            self._bar.say(f"step {step} failed: {outcome}")
+            self._report.say(f"step {step} failed: {outcome}")
         if self._store is None:
             if not isinstance(outcome, CheckpointError):
                 self.units[step] = outcome

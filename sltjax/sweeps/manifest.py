@@ -1,19 +1,15 @@
 """What a sweep is a sweep of, as plain data: its definition, its numerics, and whether two of them are the same."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array
 
-from sltjax import fingerprint
-from sltjax.calibration import Asked
-from sltjax.checkpoints import Source, digest
-from sltjax.posterior import LocalPosterior
+from sltjax.calibration import Asked, Calibration
 from sltjax.store import Store, StoreError, differences
-from sltjax.types import Batch, Observable, Params, RngKey, Sampler
-from sltjax.validation import count_examples
+from sltjax.types import Batch, Params, Sampler
 
 Manifest = dict[str, Any]
 Metric = Callable[[Params, Batch], Array]
@@ -21,36 +17,9 @@ COMPARED = ("definition", "numerics", "metrics", "observables", "key", "versions
 SETTLED = ("block_size", "schedule", "caution")  # by the first run, for all that resume it
 
 
-def describe_sweep(
-    key: RngKey,
-    posterior: LocalPosterior,
-    data: Batch,
-    checkpoints: Source,
-    asked: Asked,
-    batch_size: int,
-    metrics: Mapping[str, Metric],
-    observables: Mapping[str, Observable],
-    block_size: int,
-    title: str,
-) -> Manifest:
-    """Everything about a sweep, before it starts."""
-    return {
-        "title": title,
-        "source": checkpoints.name,
-        "skipped": [[skipped.name, skipped.reason] for skipped in checkpoints.skipped],
-        "definition": {
-            "loss": fingerprint.of_loss(posterior, data),
-            "data": {"num_examples": count_examples(data), "digest": digest(data)},
-            "nbeta": float(posterior.nbeta),
-            "gamma": float(posterior.gamma),
-        },
-        "numerics": {**describe_asked(asked), "batch_size": batch_size},
-        "metrics": fingerprint.of_metrics(metrics, posterior.anchor, data),
-        "observables": fingerprint.of_observables(observables, posterior.anchor),
-        "block_size": block_size,
-        "key": fingerprint.of_key(key),
-        "versions": fingerprint.versions(),
-    }
+def settles(chosen: Calibration) -> Manifest:
+    """What a calibration adds to a manifest."""
+    return {"schedule": dict(sorted(dataclasses.asdict(chosen.schedule).items())), "caution": chosen.caution}
 
 
 def describe_asked(asked: Asked) -> dict[str, Any]:

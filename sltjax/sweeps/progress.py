@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -27,8 +28,28 @@ class _Lanes(MofNCompleteColumn):
         return Text(f"{task.completed / steps_a_lane:.0f}/{(task.total or 0) / steps_a_lane:.0f} lanes")
 
 
+class Report(Protocol):
+    """Whom the work is reported to."""
+
+    def advance(self, chain_steps: int) -> None:
+        """Told of chain-steps as they are done."""
+
+    def say(self, message: str) -> None:
+        """Told what a user should know."""
+
+
+class Silent:
+    """A report that nobody reads."""
+
+    def advance(self, chain_steps: int) -> None:
+        """Nothing."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""
+
+
 class Bar:
-    """Counts chain-steps; `advance` is what `sample_block` reports to."""
+    """A report on the screen."""
 
     def __init__(self, progress: Progress, total: int, steps_a_lane: int) -> None:
         self._progress = progress

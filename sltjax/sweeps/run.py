@@ -1,42 +1,27 @@
-"""`sweep`: from a source of checkpoints to a Dataset, resumable at every block.
+"""`sweep`: from a source of checkpoints to a Dataset, resumable at every block."""
 
-Checkpoints are cut into blocks by their place in the listing, whatever is done already or turns out broken, and
-every block runs the same compiled program. So a run that was stopped and started again samples each checkpoint
-beside the same neighbours, and writes the same bytes.
-"""
-
-import dataclasses
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import jax
-import numpy as np
 import xarray as xr
-from jax.sharding import Mesh
 
-from sltjax.calibration import HEAT, Asked, Calibration, choose, settle
-from sltjax.checkpoints import CheckpointError, Source
-from sltjax.devices import Partition, barrier, is_first_process, make_mesh, place, replicate, tell
-from sltjax.posterior import LocalPosterior, default_nbeta
-from sltjax.results import check_names, check_size, open_results, to_dataset, write_results
-from sltjax.sampling import DEFAULT_OBSERVABLES, as_threefry, condition_all
-from sltjax.schedule import Schedule
-from sltjax.store import Share, Store
-from sltjax.sweeps.blocks import COPIES, Job, Known, Outcome, sound
+from sltjax.calibration import Calibration
+from sltjax.checkpoints import Source
+from sltjax.devices import Partition, barrier, is_first_process, tell
+from sltjax.results import check_size, open_results, to_dataset, write_results
+from sltjax.store import Shard, Store, StoreError
+from sltjax.sweeps.blocks import Job, Known, Outcome
 from sltjax.sweeps.engines import local
 from sltjax.sweeps.ledger import Ledger
-from sltjax.sweeps.manifest import Manifest, Metric, agree, describe_sweep
-from sltjax.sweeps.progress import Bar, progress_bar
-from sltjax.types import Batch, Loss, Observable, Params, RngKey, Sampler
-from sltjax.validation import count_examples
+from sltjax.sweeps.manifest import Manifest, Metric, agree, settles
+from sltjax.sweeps.progress import Report, progress_bar
+from sltjax.sweeps.setup import Setup, prepare
+from sltjax.types import Batch, Loss, Observable, RngKey, Sampler
 
-MAX_BLOCK = 64
-BLOCK_BYTES = 2**30
-
-Engine: TypeAlias = Callable[[Job, Source, Sequence[Sequence[int]], Known, Bar], Iterator[tuple[int, Outcome]]]
+Engine: TypeAlias = Callable[[Job, Source, Sequence[Sequence[int]], Known, Report], Iterator[tuple[int, Outcome]]]
+"""(job, checkpoints, blocks of steps, what is known, report) -> (step, what came of it) for what is not known yet."""
 
 
 def sweep(
@@ -62,7 +47,7 @@ def sweep(
     devices: Mapping[str, int] | None = None,
     partition: Partition | None = None,
     engine: Engine = local,
-    share: Share | None = None,
+    shard: Shard | None = None,
     title: str = "",
     progress: bool = False,
 ) -> xr.Dataset:
@@ -97,7 +82,7 @@ def sweep(
         partition: for a model that one device cannot hold: PartitionSpecs that name the axis "model", shaped like the
             parameters or a prefix of them.
         engine: where blocks are sampled; `local` is this process.
-        share: (i, N): only every Nth block from the ith, where N processes share the store.
+        shard: (i, N): only every Nth block from the ith, where N processes share the store.
         title: a name for plots and reports.
         progress: whether to show a progress bar on standard error.
 
@@ -111,54 +96,38 @@ def sweep(
         StoreError: the store holds results of another definition, of other numerics, data, weights or versions.
         MemoryError: not even one checkpoint fits the device.
     """
-    metrics, observables = metrics or {}, {**DEFAULT_OBSERVABLES, **(observables or {})}
-    check_names([*metrics, *(name for name in observables if name not in DEFAULT_OBSERVABLES)])
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size must be at least 1 (it is a number of checkpoints), got {block_size}")
-    _check_share(share, store)
-    nbeta = default_nbeta(count_examples(data)) if nbeta is None else nbeta
-    mesh = make_mesh(devices)
-    first = _first_sound(checkpoints)
-    posterior = LocalPosterior(loss, first, nbeta, gamma)
-    asked = Asked(
-        sampler, _fitting_chains(num_chains, mesh), num_draws, burn_in, thin, batch_size, error, max_chain_steps
+    setup = prepare(
+        key,
+        loss,
+        checkpoints,
+        data,
+        nbeta=nbeta,
+        gamma=gamma,
+        sampler=sampler,
+        num_chains=num_chains,
+        num_draws=num_draws,
+        burn_in=burn_in,
+        thin=thin,
+        batch_size=batch_size,
+        error=error,
+        max_chain_steps=max_chain_steps,
+        metrics=metrics,
+        observables=observables,
+        block_size=block_size,
+        devices=devices,
+        partition=partition,
+        title=title,
     )
-    size, cost = settle(asked, posterior, data)
-    block_size = _fitting_block(first, num_chains or 4, len(checkpoints.steps), mesh, block_size)
-    described = describe_sweep(key, posterior, data, checkpoints, asked, size, metrics, observables, block_size, title)
+    _check_shard(shard, store)
     folder = Store(store) if store is not None and is_first_process() else None
-    with folder.locked(share) if folder else nullcontext():
-
-        def settled() -> Manifest:
-            """Of the store, if one began it; else calibrated, while other shares wait."""
-            stored = tell(folder.manifest() if folder else None)
-            if stored is None:
-                chosen = _calibrated(key, posterior, checkpoints, data, asked, size, cost, mesh, partition)
-                lengths = dict(sorted(dataclasses.asdict(chosen.schedule).items()))
-                described.update(schedule=lengths, caution=chosen.caution)
-            return tell(agree(folder, described) if folder else described)
-
-        with folder.alone() if folder else nullcontext():
-            manifest = settled()
-        schedule = Schedule(**manifest["schedule"])
-        check_size(observables, first, schedule)
-        job = Job(
-            key,
-            posterior,
-            data,
-            sampler,
-            HEAT * error / manifest["caution"],
-            schedule,
-            manifest["block_size"],
-            metrics,
-            observables,
-            devices,
-            partition,
-        )
-        blocks = _blocks(checkpoints.steps, job.block_size, share)
-        num_lanes = len(blocks) * job.block_size * schedule.num_chains
+    with folder.locked(shard) if folder else nullcontext():
+        manifest = settled(setup, folder)
+        job = setup.job(manifest)
+        check_size(job.observables, setup.posterior.anchor, job.schedule)
+        blocks = setup.blocks(job.block_size, shard)
+        num_lanes = len(blocks) * job.block_size * job.schedule.num_chains
         with (
-            progress_bar(num_lanes, schedule.num_steps, progress and is_first_process()) as bar,
+            progress_bar(num_lanes, job.schedule.num_steps, progress and is_first_process()) as bar,
             Ledger(folder, bar) as ledger,
         ):
             for step, outcome in engine(job, checkpoints, blocks, ledger.knows, bar):
@@ -172,89 +141,53 @@ def sweep(
     return open_results(store)
 
 
-def _check_share(share: Share | None, store: str | Path | None) -> None:
-    if share is None:
-        return
-    index, count = share
-    if not 0 <= index < count:
-        raise ValueError(f"share: got {index}/{count}, expected i/N with 0 ≤ i < N, such as 0/4, 1/4, 2/4 and 3/4")
-    if store is None:
-        raise ValueError("share: there is no store for the shares to meet in; pass one")
-
-
-def _blocks(steps: Sequence[int], size: int, share: Share | None) -> list[Sequence[int]]:
-    """The steps in blocks, or every Nth of these from the ith."""
-    index, count = share or (0, 1)
-    return [steps[first : first + size] for first in range(0, len(steps), size)][index::count]
-
-
-def _first_sound(checkpoints: Source) -> Params:
-    """The first checkpoint that can be loaded: the shape of all, and what the loss is tried on.
+def settled(setup: Setup, folder: Store | None) -> Manifest:
+    """What the sweep is: by the store, if one was begun; else calibrated, while other shards wait.
 
     Raises:
-        CheckpointError: none can be; gives the reason for the first.
+        StoreError: the store holds another sweep; gives every difference.
     """
-    failed: CheckpointError | None = None
-    for step in checkpoints.steps:
-        try:
-            return sound(checkpoints.load(step))
-        except CheckpointError as error:
-            failed = failed or error
-    raise CheckpointError(f"none of the {len(checkpoints.steps)} checkpoints can be used; the first: {failed}")
+    with folder.alone() if folder else nullcontext():
+        manifest = setup.describe()
+        if tell(folder is None or folder.manifest() is None):
+            manifest |= settles(setup.calibrate())
+        return tell(agree(folder, manifest) if folder else manifest)
 
 
-def _calibrated(
-    key: RngKey,
-    posterior: LocalPosterior,
-    checkpoints: Source,
-    data: Batch,
-    asked: Asked,
-    batch_size: int,
-    cost: float,
-    mesh: Mesh | None,
-    partition: Partition | None,
+def calibrate_sweep(
+    key: RngKey, loss: Loss, checkpoints: Source, data: Batch, *, store: str | Path, **settings: Any
 ) -> Calibration:
-    """One for all checkpoints, from the first, the middle and the last that are sound.
+    """Calibrate a sweep and begin its store with that: `sweep` goes on from there.
 
-    Every process does the same on a device of its own, unless the model is spread over several.
-    """
-    steps = checkpoints.steps
-    few = {}
-    for step in (steps[0], steps[len(steps) // 2], steps[-1]):
-        with suppress(CheckpointError):
-            few[step] = sound(checkpoints.load(step))
-    few = few or {0: posterior.anchor}
-    mesh = None if partition is None else mesh
-    width = math.ceil(len(few) / mesh.shape["checkpoint"]) * mesh.shape["checkpoint"] if mesh else len(few)
-    slots = np.resize(list(few), width)
-    anchors = place(jax.tree.map(lambda *leaves: np.stack(leaves), *(few[int(s)] for s in slots)), mesh, partition)
-    data = replicate(data, mesh)
-    posteriors = condition_all(posterior.at(anchors), data, batch_size)
-    pilot_key = jax.random.fold_in(as_threefry(key), 2**32 - 2)
-    return choose(pilot_key, posteriors, slots, data, asked, batch_size, cost, mesh)
+    Args:
+        key: as for `sweep`.
+        loss: as for `sweep`.
+        checkpoints: as for `sweep`.
+        data: as for `sweep`.
+        store: a new folder.
+        settings: as for `sweep`.
 
-
-def _fitting_chains(asked: int | None, mesh: Mesh | None) -> int | None:
-    """Chains that fill the devices along "chain"; None leaves it to calibration, where there is but one.
+    Returns:
+        What was chosen, and what the pilot saw of the first, the middle and the last checkpoint.
 
     Raises:
-        ValueError: the number asked for does not.
+        ValueError, TypeError: an argument that cannot work; the message says what would.
+        StoreError: the store has been begun already.
     """
-    along = mesh.shape["chain"] if mesh else 1
-    if asked is not None and asked % along:
-        raise ValueError(f"num_chains: got {asked}, expected a multiple of the {along} devices along chain")
-    return along * math.ceil(4 / along) if asked is None and along > 1 else asked
+    setup, folder = prepare(key, loss, checkpoints, data, **settings), Store(store)
+    with folder.locked(), folder.alone():
+        if folder.manifest() is not None:
+            raise StoreError(f"{folder.path} has been begun, with its numerics settled; choose another store")
+        chosen = setup.calibrate()
+        agree(folder, setup.describe() | settles(chosen))
+    return chosen
 
 
-def _fitting_block(params: Params, num_chains: int, num_checkpoints: int, mesh: Mesh | None, asked: int | None) -> int:
-    """As many checkpoints as keep the chains of a device under BLOCK_BYTES, in blocks of about equal size.
-
-    A multiple of the devices along "checkpoint", whatever was asked for.
-    """
-    along = mesh.shape["checkpoint"] if mesh else 1
-    if asked is None:
-        lane = COPIES * sum(np.size(w) * 4 for w in jax.tree.leaves(params))
-        devices = mesh.size if mesh else 1
-        most = max(1, min(MAX_BLOCK * along, BLOCK_BYTES * devices // (lane * num_chains)))
-        asked = math.ceil(num_checkpoints / math.ceil(num_checkpoints / most))
-    return math.ceil(asked / along) * along
+def _check_shard(shard: Shard | None, store: str | Path | None) -> None:
+    if shard is None:
+        return
+    index, count = shard
+    if not 0 <= index < count:
+        raise ValueError(f"shard: got {index}/{count}, expected i/N with 0 ≤ i < N, such as 0/4, 1/4, 2/4 and 3/4")
+    if store is None:
+        raise ValueError("shard: there is no store for the shards to meet in; pass one")
