@@ -34,7 +34,7 @@ from sltjax.sampling import sample
 from sltjax.types import Estimate, Health
 
 if TYPE_CHECKING:
-    from sltjax import checkpoints, truth
+    from sltjax import checkpoints, sweeps, truth
     from sltjax.development import stages
     from sltjax.results import open_results
     from sltjax.store import StoreError
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _LATE = {
     "checkpoints": "sltjax.checkpoints",
     "truth": "sltjax.truth",
+    "sweeps": "sltjax.sweeps",
     "stages": "sltjax.development",
     "open_results": "sltjax.results",
     "StoreError": "sltjax.store",
@@ -89,6 +90,7 @@ __all__ = [
     "squared_distance",
     "stages",
     "sweep",
+    "sweeps",
     "truth",
     "two_temperature_llc",
 ]

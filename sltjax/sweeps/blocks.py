@@ -19,7 +19,7 @@ from sltjax.posterior import LocalPosterior
 from sltjax.results import METRIC, OBSERVED
 from sltjax.sampling import as_threefry, condition_all
 from sltjax.schedule import Schedule
-from sltjax.store import Unit
+from sltjax.store import StoreError, Unit
 from sltjax.sweeps.manifest import Metric
 from sltjax.sweeps.progress import Report
 from sltjax.types import Batch, Observable, Params, RngKey, Sampler
@@ -31,8 +31,8 @@ Block: TypeAlias = Sequence[tuple[int, Params | CheckpointError]]
 
 Outcome: TypeAlias = Unit | CheckpointError
 
-Known: TypeAlias = Callable[[int, str], bool]
-"""(step, digest of its weights) -> whether it has been sampled already."""
+Known: TypeAlias = Callable[[int], str | None]
+"""step -> digest of the weights around which it has been sampled already; None if it has not."""
 
 
 def in_blocks(checkpoints: Source, blocks: Sequence[Sequence[int]]) -> Iterator[Block]:
@@ -102,7 +102,11 @@ class Job:
         return replicate(self.data, self.mesh)
 
     def outcomes(self, block: Block, known: Known, report: Report) -> Iterator[tuple[int, Outcome]]:
-        """Sample what the block has that is sound and not yet known; (step, what came of it) for these."""
+        """Sample what the block has that is sound and not yet known; (step, what came of it) for these.
+
+        Raises:
+            StoreError: a step was sampled around other weights.
+        """
         usable = {}
         for step, params in block:
             try:
@@ -112,7 +116,7 @@ class Job:
             except CheckpointError as error:
                 yield step, error
         weights = {step: digest(params) for step, params in usable.items()}
-        missing = set(tell([step for step in usable if not known(step, weights[step])]))
+        missing = set(tell([step for step in usable if not _is_done(step, known(step), weights[step])]))
         steps = [step for step, _ in block]
         first = 0
         while first < len(steps):
@@ -201,6 +205,16 @@ class Job:
         return default_rule(pilot_key, posteriors, steps, self.placed_data, self.schedule.batch_size, self.mesh).make(
             self.heat
         )
+
+
+def _is_done(step: int, stored: str | None, weights: str) -> bool:
+    if stored is None:
+        return False
+    if stored != weights:
+        raise StoreError(
+            f"the weights of step {step} have changed since they were sampled; choose another store for the new run"
+        )
+    return True
 
 
 @partial(jax.jit, static_argnums=0)

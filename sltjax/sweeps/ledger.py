@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from sltjax.checkpoints import CheckpointError
-from sltjax.store import DamagedUnitError, Store, StoreError, Unit
+from sltjax.store import DamagedUnitError, Store, Unit
 from sltjax.sweeps.progress import Report
 
 WAITING = 64  # units that may wait for the disk
@@ -26,24 +26,14 @@ class Ledger:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sltjax-write")
         self._writing: deque[Future[None]] = deque()
 
-    def knows(self, step: int, weights: str) -> bool:
-        """Whether the step is done already.
-
-        Raises:
-            StoreError: it was sampled around other weights.
-        """
+    def known(self, step: int) -> str | None:
+        """The digest of the weights around which the step has been sampled already; None if it has not."""
         try:
             unit = self._store.read(step) if self._store else None
         except DamagedUnitError as error:
             self._report.say(f"{error}: sampling step {step} again")
-            return False
-        if unit is None:
-            return False
-        if str(unit["weights"]) != weights:
-            raise StoreError(
-                f"the weights of step {step} have changed since they were sampled; choose another store for the new run"
-            )
-        return True
+            return None
+        return None if unit is None else str(unit["weights"])
 
     def add(self, step: int, outcome: Unit | CheckpointError) -> None:
         """Keep what came of a step.

@@ -191,7 +191,7 @@ def _probe(setup: Setup, block_size: int, schedule: Schedule) -> _Probed:
             short = replace(schedule, num_draws=PROBE_DRAWS, burn_in=0, thin=thin)
             job = setup.job({"schedule": vars(short), "block_size": block_size, "caution": 1.0})
             began, clock = time.perf_counter(), _Clock()
-            list(job.outcomes(block, lambda step, weights: False, clock))
+            list(job.outcomes(block, lambda step: None, clock))
             whole = time.perf_counter() - began
             drawing = (clock.ticks[-1] - clock.ticks[0]) * len(clock.ticks) / (len(clock.ticks) - 1)
             if drawing > PROBE_SECONDS / 4:

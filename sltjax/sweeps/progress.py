@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -28,6 +28,7 @@ class _Lanes(MofNCompleteColumn):
         return Text(f"{task.completed / steps_a_lane:.0f}/{(task.total or 0) / steps_a_lane:.0f} lanes")
 
 
+@runtime_checkable
 class Report(Protocol):
     """Whom the work is reported to."""
 

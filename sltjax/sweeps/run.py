@@ -130,7 +130,7 @@ def sweep(
             progress_bar(num_lanes, job.schedule.num_steps, progress and is_first_process()) as bar,
             Ledger(folder, bar) as ledger,
         ):
-            for step, outcome in engine(job, checkpoints, blocks, ledger.knows, bar):
+            for step, outcome in engine(job, checkpoints, blocks, ledger.known, bar):
                 ledger.add(step, outcome)
         if folder:
             with folder.alone():
