@@ -1,14 +1,18 @@
-"""The command line: `sltjax demo` shows the whole of it, `sltjax run` does it for your checkpoints.
+"""The command line: `sltjax demo` shows the whole of it; plan, calibrate and run do it for your checkpoints.
 
-Exit codes: 0 done, 3 partial (some checkpoints could not be used), 130 interrupted (run again to go on), 1 failed.
+Exit codes: 0 done, 3 partial (some checkpoints could not be used), 4 flagged (with --strict: an estimate carries a
+warning), 130 interrupted (run again to go on), 1 failed.
 """
 
+import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import typer
@@ -16,7 +20,11 @@ import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from sltjax.sweeps import Plan
+
 PARTIAL = 3
+FLAGGED = 4
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -50,16 +58,74 @@ def demo(
         _exit_by_status(dataset)
 
 
+RecipeFile = Annotated[Path, typer.Argument(help="a TOML file; see the README")]
+
+
 @app.command()
-def run(recipe: Annotated[Path, typer.Argument(help="a TOML file; see the README")]) -> None:
-    """Estimate λ at every checkpoint of your run, or go on where an earlier call was stopped."""
+def plan(recipe: RecipeFile) -> None:
+    """Say what a run will take, before anything is spent: checkpoints, memory, disk and time."""
     with _said_plainly():
         from sltjax.sweeps.recipe import read_recipe
 
+        console.print("compiling a block, and running it for some seconds …")
+        console.print(_plan_table(read_recipe(recipe).plan()))
+
+
+@app.command()
+def calibrate(recipe: RecipeFile) -> None:
+    """Choose the numerics from a few checkpoints, for `run` to go on with."""
+    with _said_plainly():
+        from sltjax import plots
+        from sltjax.sweeps.recipe import read_recipe
+
         read = read_recipe(recipe)
-        dataset = read.run(progress=True)
+        chosen = read.calibrate()
+        schedule = chosen.schedule
+        console.print(
+            f"{type(chosen.sampler).__name__}, {schedule.num_chains} chains of {schedule.num_draws:,} draws, one every "
+            f"{schedule.thin} steps, after {schedule.burn_in:,} steps of burn-in, on {schedule.batch_size:,} examples"
+        )
+        for index, seen in enumerate(chosen.pilot):
+            expected = chosen.expected_error(index)
+            console.print(f"pilot {index + 1}: λ̂ ≈ {seen.value:.3g}, error to come {expected:.1%} of it")
+        if chosen.wanted_draws > schedule.num_draws:
+            console.print(
+                f"{chosen.error:.1%} would take {chosen.wanted_draws:,} draws: raise max_chain_steps for that"
+            )
+        if chosen.pilot:
+            figure = read.store_path / "calibration.png"
+            plots.calibration(chosen).savefig(figure, dpi=150)
+            console.print(f"figure  {figure}", soft_wrap=True)
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    shard: Annotated[str | None, typer.Option(help="i/N: this process's share, of N on one store")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="exit with 4 if an estimate carries a warning")] = False,
+) -> None:
+    """Estimate λ at every checkpoint of your run, or go on where an earlier call was stopped."""
+    with _said_plainly(), _interruptible():
+        from sltjax.sweeps.recipe import read_recipe
+
+        read = read_recipe(recipe)
+        dataset = read.run(progress=True, shard=_shard(shard))
+        if shard is not None and dataset.sizes["checkpoint"] < len(read.source().steps):
+            count = dataset.sizes["checkpoint"]
+            console.print(f"this shard is done; {count} of {len(read.source().steps)} checkpoints are there so far")
+            return
         _present(dataset, read.store_path)
-        _exit_by_status(dataset)
+        _exit_by_status(dataset, strict)
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        index, count = map(int, text.split("/"))
+    except ValueError:
+        raise ValueError(f"--shard: got {text!r}, expected i/N, such as 0/4") from None
+    return index, count
 
 
 @app.command()
@@ -102,11 +168,83 @@ def _screen_table(stages: pd.DataFrame) -> Table | str:
     return table
 
 
-def _exit_by_status(dataset: xr.Dataset) -> None:
+def _plan_table(plan: "Plan") -> Table:
+    """A line a number, with its unit."""
+    table = Table(show_header=False, title="plan", title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column()
+    fits = "" if not plan.memory_limit > 0 else f", of {_size(plan.memory_limit)}"
+    if plan.memory > plan.memory_limit:
+        fits += ": does not fit; block_size will be halved until it does"
+    first, last = plan.steps[0], plan.steps[-1]
+    lines = {
+        "checkpoints": f"{len(plan.steps):,}, steps {first:,} to {last:,}; {plan.done:,} done already",
+        "skipped": "\n".join(f"{skipped.name}: {skipped.reason}" for skipped in plan.skipped) or "none",
+        "model": f"{plan.num_parameters:,} parameters",
+        "data": f"{plan.num_examples:,} examples, {plan.batch_size:,} a step",
+        "lanes": f"{plan.num_lanes:,}: {plan.num_chains} chains at each checkpoint",
+        "blocks": f"{plan.num_blocks:,} of {plan.block_size} checkpoints",
+        "devices": plan.devices,
+        "memory": f"{_size(plan.memory)} a block{fits}",
+        "compilation": f"{plan.programs} programs, {plan.compile_seconds:.0f} s, whatever the number of checkpoints",
+        "steps": f"{_range(plan.chain_steps, _count)} chain-steps a checkpoint",
+        "FLOPs": _range(plan.flops, _count),
+        "disk": _range(plan.disk, _size),
+        "time": _range(plan.seconds, _duration),
+    }
+    for name, value in lines.items():
+        table.add_row(name, value)
+    if not plan.is_calibrated:
+        table.caption = "lengths are not settled yet: `sltjax calibrate` settles them, and narrows these ranges"
+    return table
+
+
+def _range(numbers: tuple[float, ...], said: Callable[[float], str]) -> str:
+    return " to ".join(dict.fromkeys(map(said, numbers)))
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number < 1e6 else f"{number:.1e}"
+
+
+def _size(number: float) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if number >= size:
+            return f"{number / size:,.1f} {unit}"
+    return f"{number / 2**10:,.0f} KiB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.0f} seconds"
+
+
+def _exit_by_status(dataset: xr.Dataset, strict: bool = False) -> None:
     failed = int((dataset["status"] == "failed").sum())
     if failed:
         console.print(f"{failed} of {dataset.sizes['checkpoint']} checkpoints could not be used: see the report")
         raise typer.Exit(PARTIAL)
+    if strict and not dataset["ok"].all():
+        raise typer.Exit(FLAGGED)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """The first signal ends the run in good order, keeping what is done; a second one ends it at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for again in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(again, lambda number, frame: os._exit(INTERRUPTED))
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -122,6 +260,15 @@ def _said_plainly() -> Iterator[None]:
     except KeyboardInterrupt:
         errors.print("interrupted; what is finished is kept: the same command goes on from here")
         sys.exit(INTERRUPTED)
-    except (CheckpointError, StoreError, RecipeError, ValueError, TypeError, OSError) as error:
+    except (
+        CheckpointError,
+        StoreError,
+        RecipeError,
+        ValueError,
+        TypeError,
+        OSError,
+        MemoryError,
+        ModuleNotFoundError,
+    ) as error:
         errors.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(1)

@@ -2,18 +2,24 @@
 
 import difflib
 import importlib
+import os
 import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import xarray as xr
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from sltjax import samplers
+from sltjax.calibration import Calibration
 from sltjax.checkpoints import Source, from_orbax
-from sltjax.sweeps.run import sweep
+from sltjax.store import Shard
+from sltjax.sweeps.engines import Ray, local
+from sltjax.sweeps.plan import Plan, plan
+from sltjax.sweeps.run import Engine, calibrate_sweep, sweep
 
 
 class RecipeError(Exception):
@@ -33,6 +39,7 @@ class Problem(_Table):
         params: path of parameters like those saved (or of a function that returns them), to check leaf by
             leaf and to rebuild Flax NNX states; without it checkpoints become nested dicts.
         metrics: name -> path of (params, data) -> array; "loss" is drawn as the training loss.
+        observables: name -> path of (params, info) -> array, recorded at every draw.
         nbeta: nβ; n / log n if absent.
         gamma: γ.
     """
@@ -41,6 +48,7 @@ class Problem(_Table):
     data: str
     params: str | None = None
     metrics: dict[str, str] = {}
+    observables: dict[str, str] = {}
     nbeta: float | None = Field(default=None, gt=0)
     gamma: float = Field(default=1.0, ge=0)
 
@@ -64,16 +72,103 @@ class Checkpoints(_Table):
     select: str = "params"
 
 
+class SamplerTable(_Table):
+    """A sampler by its name, with its hyperparameters: `[sampling.sampler]`.
+
+    `noise` is "gaussian" or "rademacher"; `preconditioner` a table of the same form, such as { name = "rmsprop" }.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    def build(self) -> Any:
+        """The sampler, or the preconditioner.
+
+        Raises:
+            RecipeError: there is none of that name, or it takes no such argument.
+        """
+        known = {name: getattr(samplers, name) for name in samplers.__all__}
+        if self.name not in known:
+            near = difflib.get_close_matches(self.name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(sorted(known))}"
+            raise RecipeError(f"sampling.sampler: there is no {self.name!r}; {hint}")
+        try:
+            return known[self.name](**{name: self._argument(value) for name, value in (self.model_extra or {}).items()})
+        except TypeError as error:
+            raise RecipeError(f"sampling.sampler: {self.name} cannot be made of that: {error}") from None
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return SamplerTable(**value).build()
+        return getattr(samplers, value) if value in ("gaussian", "rademacher") else value
+
+
 class Sampling(_Table):
-    """Numerics: `[sampling]`. What is absent is calibrated, or the default of `sltjax.calibrate`."""
+    """Numerics: `[sampling]`. What is absent is calibrated, or the default of `sltjax.sweep`.
+
+    Attributes:
+        num_chains: chains a checkpoint.
+        num_draws: recorded draws a chain.
+        burn_in: steps before the first draw.
+        thin: steps a draw.
+        batch_size: examples a step.
+        error: the share of λ̂ to which the standard error is to come.
+        max_chain_steps: steps times chains that a checkpoint may take.
+        block_size: checkpoints sampled at once.
+        sampler: by name; absent for the one that calibration chooses.
+        seed: of everything random.
+    """
 
     num_chains: int = Field(default=4, ge=2)
     num_draws: int | None = Field(default=None, ge=4)
     burn_in: int | None = Field(default=None, ge=0)
     thin: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
+    error: float = Field(default=0.02, gt=0)
+    max_chain_steps: int | None = Field(default=None, ge=1)
     block_size: int | None = Field(default=None, ge=1)
+    sampler: SamplerTable | None = None
     seed: int = 0
+
+
+class Devices(_Table):
+    """How the devices are spread: `[devices]`. Without it all are along "checkpoint".
+
+    Attributes:
+        checkpoint: devices along it.
+        chain: devices along it.
+        model: devices that share one model.
+        partition: path of a pytree of PartitionSpecs that name "model", or of a function that returns one.
+    """
+
+    checkpoint: int = Field(default=1, ge=1)
+    chain: int = Field(default=1, ge=1)
+    model: int = Field(default=1, ge=1)
+    partition: str | None = None
+
+
+class EngineTable(_Table):
+    """Where blocks are sampled: `[engine]`. The rest is what `sltjax.sweeps.Ray` takes.
+
+    Attributes:
+        name: "local", which is this process, or "ray".
+    """
+
+    name: Literal["local", "ray"] = "local"
+    address: str | None = None
+    num_cpus: float = Field(default=1, ge=0)
+    num_gpus: float = Field(default=0, ge=0)
+    resources: dict[str, float] = {}
+    retries: int = Field(default=3, ge=0)
+    in_flight: int | None = Field(default=None, ge=1)
+
+    def build(self, folder: Path) -> Engine:
+        """The engine; on a cluster, modules are looked for in the recipe's folder too."""
+        if self.name == "local":
+            return local
+        path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+        return Ray(**self.model_dump(exclude={"name"}), environment={"PYTHONPATH": path})
 
 
 class Recipe(_Table):
@@ -85,6 +180,8 @@ class Recipe(_Table):
         problem: what is estimated.
         checkpoints: where from.
         sampling: with which numerics.
+        devices: on which devices.
+        engine: on which machines.
         folder: where the recipe lies; not a key of the file.
     """
 
@@ -93,6 +190,8 @@ class Recipe(_Table):
     problem: Problem
     checkpoints: Checkpoints
     sampling: Sampling = Sampling()
+    devices: Devices | None = None
+    engine: EngineTable = EngineTable()
     folder: Path
 
     @property
@@ -109,22 +208,38 @@ class Recipe(_Table):
         like = self._resolve(self.problem.params)
         return from_orbax(self.folder / self.checkpoints.path, self.checkpoints.select, like=like)
 
-    def run(self, progress: bool = False) -> xr.Dataset:
+    def plan(self) -> Plan:
+        """See what the sweep will take; raises as `run` does."""
+        return plan(**self._arguments())
+
+    def calibrate(self) -> Calibration:
+        """Choose the numerics and begin the store with them; raises as `run` does."""
+        return calibrate_sweep(**self._arguments())
+
+    def run(self, progress: bool = False, shard: Shard | None = None) -> xr.Dataset:
         """Run or resume the sweep; raises as `sltjax.sweep` does, and RecipeError for paths that lead nowhere."""
-        sampling = self.sampling.model_dump(exclude={"seed"})
-        return sweep(
-            jax.random.key(self.sampling.seed),
-            self._import(self.problem.loss),
-            self.source(),
-            self._resolve(self.problem.data),
-            store=self.store_path,
-            nbeta=self.problem.nbeta,
-            gamma=self.problem.gamma,
-            metrics={name: self._import(path) for name, path in self.problem.metrics.items()},
-            title=self.title,
-            progress=progress,
+        engine = self.engine.build(self.folder)
+        return sweep(**self._arguments(), engine=engine, progress=progress, shard=shard)
+
+    def _arguments(self) -> dict[str, Any]:
+        sampling = self.sampling.model_dump(exclude={"seed", "sampler"})
+        sampler = self.sampling.sampler
+        return {
+            "key": jax.random.key(self.sampling.seed),
+            "loss": self._import(self.problem.loss),
+            "checkpoints": self.source(),
+            "data": self._resolve(self.problem.data),
+            "store": self.store_path,
+            "nbeta": self.problem.nbeta,
+            "gamma": self.problem.gamma,
+            "metrics": {name: self._import(path) for name, path in self.problem.metrics.items()},
+            "observables": {name: self._import(path) for name, path in self.problem.observables.items()},
+            "sampler": sampler.build() if sampler else None,
+            "devices": self.devices.model_dump(exclude={"partition"}) if self.devices else None,
+            "partition": self._resolve(self.devices.partition) if self.devices else None,
+            "title": self.title,
             **sampling,
-        )
+        }
 
     def _resolve(self, path: str | None) -> Any:
         """What the path leads to; if that is a function, what it returns."""
@@ -171,6 +286,8 @@ TABLES: dict[tuple[str, ...], type[BaseModel]] = {
     ("problem",): Problem,
     ("checkpoints",): Checkpoints,
     ("sampling",): Sampling,
+    ("devices",): Devices,
+    ("engine",): EngineTable,
 }
 
 
