@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 STEP = re.compile(r"(?:.*[^\d.])?(\d+)")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 TEMPORARY = re.compile(r"(?:.*[^a-z0-9])?tmp.*|.*(?:incomplete|partial|crdownload).*|.*\.part|.*~")
+ARRAY = ".npy"
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib")
 EXTRAS = {"s3": "s3", "gs": "gcs"}
 LISTED = 4
@@ -98,9 +99,11 @@ def is_temporary(name: str) -> bool:
     return bool(TEMPORARY.fullmatch(name.lower()))
 
 
-def is_pickle(name: str) -> bool:
-    """Return whether files of such a name are pickles, which run programs when they are opened."""
-    return name.lower().endswith(PICKLES)
+def pickled(name: str) -> str | None:
+    """Return what files of such a name are, if that is pickles, or may be."""
+    if name.lower().endswith(ARRAY):
+        return f"one array or else {PICKLED}"
+    return PICKLED if name.lower().endswith(PICKLES) else None
 
 
 def by_step(candidates: Iterable[Child], fault: Callable[[Child], str | None]) -> tuple[Found, list[Skipped]]:
@@ -127,8 +130,8 @@ def by_step(candidates: Iterable[Child], fault: Callable[[Child], str | None]) -
 def _never(child: Child) -> str | None:
     if is_temporary(child.name):
         return "it has the temporary name of a save that was never finished"
-    if is_pickle(child.name) and not child.place.is_dir():
-        return f"it is {PICKLED}"
+    if (what := pickled(child.name)) and not child.place.is_dir():
+        return f"it is {what}"
     return None
 
 

@@ -144,7 +144,7 @@ def _agreed(
         subtree = locate(folder, select)
         return subtree.select, shapes(open_selected(subtree, expected))
 
-    return first_sound(places.values(), look) or (select, expected)
+    return first_sound(places, look) or (select, expected)
 
 
 def _problems(folder: "epath.Path") -> Iterator[str]:

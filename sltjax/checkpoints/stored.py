@@ -1,6 +1,6 @@
 """Checkpoints that lie in places of their own, on a disk or in a bucket, and are read one at a time."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -54,8 +54,7 @@ class StoredCheckpoints:
         except MemoryError:
             raise
         except Exception as error:
-            reason = next(self.problems(self.places[step]), None) or worded(error)
-            raise CheckpointError(f"step {step} cannot be read: {reason}") from error
+            raise CheckpointError(f"step {step} cannot be read: {self._reason(step, error)}") from error
 
     def _load(self, place: "epath.Path") -> Params:
         leaves = self.read(place)
@@ -63,19 +62,27 @@ class StoredCheckpoints:
         require_finite(params)
         return params
 
+    def _reason(self, step: int, error: Exception) -> str:
+        place = self.places[step]
+        try:
+            gone = None if place.exists() else f"{place.name} is gone."
+            return gone or next(self.problems(place), None) or worded(error)
+        except Exception:  # what cannot be read may not be looked at closer either
+            return worded(error)
 
-def first_sound(places: "Iterable[epath.Path]", look: "Callable[[epath.Path], Seen]") -> Seen | None:
-    """Return what `look` sees in the first place where it can see, or None where all are damaged.
+
+def first_sound(places: "Mapping[int, epath.Path]", look: "Callable[[epath.Path], Seen]") -> Seen | None:
+    """Return what `look` sees at the first step where it can see, or None where all are damaged.
 
     Raises:
-        MismatchError: places can be looked into, but none has what is asked for; says what the first one has.
+        MismatchError: steps can be looked into, but none has what is asked for; says what the first one has.
     """
     mismatch: MismatchError | None = None
-    for place in places:
+    for step, place in places.items():
         try:
             return look(place)
         except MismatchError as error:
-            mismatch = mismatch or MismatchError(f"{place.name}: {error}")
+            mismatch = mismatch or MismatchError(f"step {step}: {error}")
         except Exception:  # damage is reported when this checkpoint is loaded
             continue
     if mismatch:
