@@ -82,10 +82,13 @@ def _forget(root: "epath.Path") -> None:
 
 def children(root: "epath.Path", suffix: str = "") -> list[Child]:
     """Return what lies in a folder; names of files may end in `suffix` after the step."""
-    # A bucket may hold an empty object in the name of the folder itself.
-    return [
-        Child(child.name, child, step_in(child.name.removesuffix(suffix))) for child in root.iterdir() if child != root
-    ]
+    within = [child for child in root.iterdir() if not _is_itself(child, root)]
+    return [Child(child.name, child, step_in(child.name.removesuffix(suffix))) for child in within]
+
+
+def _is_itself(child: "epath.Path", root: "epath.Path") -> bool:
+    # Consoles show a folder in a bucket by an empty object of its name, which is listed as lying in it.
+    return child == root or (child.name == root.name and is_remote(child) and not child.exists())
 
 
 def step_in(name: str) -> int | None:
