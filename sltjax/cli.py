@@ -57,6 +57,9 @@ def run(recipe: Annotated[Path, typer.Argument(help="a TOML file; see the README
         from sltjax.sweeps.recipe import read_recipe
 
         read = read_recipe(recipe)
+        console.print(
+            f"checkpoints  {read.checkpoints_format}, in {read.checkpoints_path}", soft_wrap=True, markup=False
+        )
         dataset = read.run(progress=True)
         _present(dataset, read.store_path)
         _exit_by_status(dataset)

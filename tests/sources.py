@@ -40,6 +40,7 @@ class SourceCase:
 
     def write_run(self, root, steps=STEPS):
         """Write a run, and return the file of each step that weights lie in."""
+        Path(root).mkdir(parents=True, exist_ok=True)
         return {step: self.write(root, self.name.format(step), make_params(step)) for step in steps}
 
 

@@ -131,6 +131,7 @@ def test_a_run_of_a_trainer(tmp_path):
     write_safetensors(tmp_path, "model.safetensors", make_params(0))
     for name in ("config.json", "README.md", ".gitattributes", "training_args.bin"):
         (tmp_path / name).write_bytes(b"x")
+    (tmp_path / ".tmpSGwsMU").write_bytes(b"x")  # as `save_file` leaves when it is stopped
     for folder in ("runs", "checkpoint-1500", "tmp-checkpoint-2000", ".cache"):
         (tmp_path / folder).mkdir()
     (tmp_path / "checkpoint-2000").mkdir()
@@ -142,6 +143,7 @@ def test_a_run_of_a_trainer(tmp_path):
     assert set(reasons) == {
         "model.safetensors",
         "training_args.bin",
+        ".tmpSGwsMU",
         "runs",
         "checkpoint-1500",
         "tmp-checkpoint-2000",

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -29,6 +30,8 @@ from sltjax.types import Params
 
 if TYPE_CHECKING:
     from etils import epath
+
+LOOKED_AT = 16
 
 Read: TypeAlias = "Callable[[epath.Path, Callable[[str], bool]], Mapping[str, np.ndarray]]"
 """(file or folder, whether to read a name) -> tensors by name; raises `DamagedError` where it is not sound."""
@@ -64,9 +67,11 @@ def candidates(root: "epath.Path", suffix: str) -> list[Child]:
 
     def told(child: Child) -> bool:
         name = child.name
-        return name.endswith(suffix) or is_temporary(name) or pickled(name) is not None or child.place.is_dir()
+        if is_temporary(name) or name.startswith("."):
+            return is_temporary(name)
+        return name.endswith(suffix) or pickled(name) is not None or child.place.is_dir()
 
-    return [child for child in children(root, suffix) if not child.name.startswith(".") and told(child)]
+    return [child for child in children(root, suffix) if told(child)]
 
 
 def open_files(
@@ -98,7 +103,8 @@ def holds_files(root: "epath.Path", form: Format) -> bool:
     """Return whether a file is of this format, or a folder holds checkpoints of it, by names alone."""
     if not root.is_dir():
         return form.is_part(root.name)
-    return bool(by_step(form.children(root), partial(_fault, form))[0]) or _holds(root, form)
+    steps = (child for child in form.children(root) if child.step is not None and not is_temporary(child.name))
+    return any(_fault(form, child) is None for child in islice(steps, LOOKED_AT)) or _holds(root, form)
 
 
 def _read(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sltjax.checkpoints.damage import PICKLED, DamagedError
-from sltjax.checkpoints.files import Format, candidates, open_files
+from sltjax.checkpoints.files import Format, candidates, holds_files, open_files
 from sltjax.checkpoints.listing import pickled
 from sltjax.checkpoints.names import Rename, Transform
 from sltjax.checkpoints.source import CheckpointError, printable
@@ -64,6 +64,11 @@ def from_npz(
         MismatchError: no checkpoint has the leaves of `like`, or two arrays have one place; a `ValueError` too.
     """
     return open_files(path, FORMAT, rename, transform, like)
+
+
+def holds_npz(root: "epath.Path") -> bool:
+    """Return whether a folder holds .npz files with checkpoints, or is one, by names alone."""
+    return holds_files(root, FORMAT)
 
 
 def _read(place: "epath.Path", keeps: Callable[[str], bool]) -> dict[str, np.ndarray]:

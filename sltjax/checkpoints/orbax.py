@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 COMMITTED = "commit_success.txt"
 CHECKPOINT_METADATA = "_CHECKPOINT_METADATA"
 EXPECTED = "one folder a step as orbax writes them, such as 100 or step_100: pass the folder that holds these"
+LOOKED_AT = 16
 SEARCHED = 1000
 
 
@@ -75,6 +76,14 @@ def from_orbax(path: str | os.PathLike[str], select: str = "params", like: Param
         problems=_problems,
         like=like,
     )
+
+
+def holds_orbax(root: "epath.Path") -> bool:
+    """Return whether a folder holds checkpoints that orbax wrote, or is one, by names alone."""
+    if not root.is_dir():
+        return False
+    steps = (child.place for child in children(root) if child.step is not None)
+    return _is_checkpoint(root) or any(_incomplete(place) is None for place in islice(steps, LOOKED_AT))
 
 
 def _scan(root: "epath.Path") -> tuple[Found, list[Skipped]]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sltjax.checkpoints.damage import PICKLED, DamagedError
-from sltjax.checkpoints.files import Format, candidates, open_files
+from sltjax.checkpoints.files import Format, candidates, holds_files, open_files
 from sltjax.checkpoints.listing import Child, is_temporary, step_in
 from sltjax.checkpoints.names import Rename, Transform
 from sltjax.checkpoints.source import printable
@@ -72,7 +72,7 @@ def from_safetensors(
     Args:
         path: the folder or file, on a disk or in a bucket (`gs://`, `s3://`).
         rename: where each tensor belongs. A dict of regular expressions, of which the first to match a whole name
-            replaces it, as in `{r"transformer\.h\.(\d+)\.(.*)": r"blocks/\1/\2", r".*\.mask": None}`; None leaves a
+            replaces it, as in `{r".*\.mask": None, r"transformer\.h\.(\d+)\.(.*)": r"blocks/\1/\2"}`; None leaves a
             tensor out, names that none matches stay. Or a function of the name, which returns a new one, a path as
             a tuple of keys, or None.
         transform: (name, array) -> array, as in `lambda name, w: w.T if name.endswith("proj.weight") else w`; the name
@@ -92,6 +92,11 @@ def from_safetensors(
         MismatchError: no checkpoint has the leaves of `like`, or two tensors have one place; a `ValueError` too.
     """
     return open_files(path, FORMAT, rename, transform, like)
+
+
+def holds_safetensors(root: "epath.Path") -> bool:
+    """Return whether a folder holds safetensors files with checkpoints, or is one, by names alone."""
+    return holds_files(root, FORMAT)
 
 
 def _children(root: "epath.Path") -> list[Child]:
