@@ -4,6 +4,7 @@ import fsspec
 import numpy as np
 import pytest
 from buckets import BUCKETS
+from etils.epath import backend
 from sources import SOURCES, make_params, write_branch, write_safetensors
 
 from sltjax.checkpoints import CheckpointError, digest, from_npz, from_safetensors, read_ahead
@@ -88,15 +89,24 @@ def test_what_is_not_there(bucket):
         from_safetensors(address + "-nowhere/run")
 
 
+def test_what_a_client_says_is_passed_on(monkeypatch):
+    class NoCredentialsError(Exception):
+        pass
+
+    def refuse(*args, **rest):
+        raise NoCredentialsError("Unable to locate credentials")
+
+    monkeypatch.setattr(backend.fsspec_backend, "exists", refuse)
+    with pytest.raises(OSError, match="s3://bucket/run, which cannot be looked into: NoCredentialsError: Unable to"):
+        from_safetensors("s3://bucket/run")
+
+
 @pytest.mark.parametrize(("scheme", "extra"), [("s3", "s3"), ("gs", "gcs")])
 def test_a_package_that_is_not_installed_is_named(monkeypatch, scheme, extra):
-    from etils.epath import backend
-
     def absent(*args, **rest):
         raise ImportError("Install it to access it")
 
     monkeypatch.setattr(fsspec, "filesystem", absent)
-    monkeypatch.setattr(backend, "fsspec_backend", backend.fsspec_backend)
     backend.fsspec_backend._get_filesystem.cache_clear()
     with pytest.raises(ValueError, match=rf'what reads {scheme}:// is not installed: pip install "sltjax\[{extra}\]"'):
         from_safetensors(f"{scheme}://bucket/run")

@@ -35,8 +35,8 @@ def entry(start, stop, shape=(2,), dtype="F32"):
 
 
 LIES = {
-    "too short for a length": (b"abc", "has 3 bytes"),
-    "length of 2^63": (raw({}, length=2**63), "fewer than the 9223372036854775808 of its header"),
+    "too short for a length": (b"abc", "it has 3 bytes"),
+    "length of 2^63": (raw({}, length=2**63), "fewer than the 9223372036854775808 that its header"),
     "length of 2^64 - 1": (raw({}, length=2**64 - 1), "fewer than"),
     "length over the end": (raw({"a": entry(0, 8)}, bytes(8), length=1000), "fewer than the 1000"),
     "overlapping": (raw({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "not as its header says"),

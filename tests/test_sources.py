@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sources import SOURCES, STEPS, listing, make_params, write_branch
 
-from sltjax.checkpoints import CheckpointError, MismatchError, Source, digest, read_ahead
+from sltjax.checkpoints import CheckpointError, MismatchError, Source, digest, from_safetensors, read_ahead
 
 HTML = b"<!DOCTYPE html><html><body>404</body></html>"
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -261,6 +261,11 @@ def test_folders_without_checkpoints(case, tmp_path):
     (tmp_path / "README.md").write_text("nothing here")
     with pytest.raises(ValueError, match=r"no finished checkpoint .*100: "):
         case.open(tmp_path)
+    if case.write is not SOURCES["orbax"].write:
+        other = "npz" if case.open is from_safetensors else "safetensors"
+        (tmp_path / f"step_1.{other}").write_bytes(b"x")
+        with pytest.raises(ValueError, match=rf"step_1\.{other}: it is no \.(npz|safetensors) file"):
+            case.open(tmp_path)
     with pytest.raises(ValueError, match="README"):
         case.open(tmp_path / "README.md")
     with pytest.raises(ValueError, match="begins with gs:// or s3://"):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from etils import epath
 
 LOOKED_AT = 16
+OTHERS = (".safetensors", ".npz")
 
 Read: TypeAlias = "Callable[[epath.Path, Callable[[str], bool]], Mapping[str, np.ndarray]]"
 """(file or folder, whether to read a name) -> tensors by name; raises `DamagedError` where it is not sound."""
@@ -69,7 +70,7 @@ def candidates(root: "epath.Path", suffix: str) -> list[Child]:
         name = child.name
         if is_temporary(name) or name.startswith("."):
             return is_temporary(name)
-        return name.endswith(suffix) or pickled(name) is not None or child.place.is_dir()
+        return name.endswith((suffix, *OTHERS)) or pickled(name) is not None or child.place.is_dir()
 
     return [child for child in children(root, suffix) if told(child)]
 
@@ -135,7 +136,8 @@ def _fault(form: Format, child: Child) -> str | None:
     if not child.place.exists():
         return "it leads to nothing: it was never downloaded, or is gone"
     if not child.place.is_dir():
-        return form.fault(child.place.name)
+        name = child.place.name
+        return form.fault(name) if name.endswith(form.suffix) else f"it is no {form.suffix} file"
     if _holds(child.place, form):
         return None
     pickles = sorted(file.name for file in child.place.iterdir() if pickled(file.name))

@@ -81,8 +81,8 @@ def compare(stored: Mapping[Path, Shape], expected: Mapping[Path, Shape]) -> Non
     if any(problems):
         raise MismatchError(
             f"the stored parameters are not those expected: {'; '.join(filter(None, problems))}. Pass as `like` "
-            "the parameters of the model that was saved; `select` (Orbax) and `rename` (files) say which of the stored "
-            "leaves they are."
+            "the parameters of the model that was saved; `select` (Orbax), or `rename` and `transform` (files), say "
+            "what becomes of the stored leaves."
         )
 
 

@@ -48,6 +48,7 @@ def open_root(path: str | os.PathLike[str]) -> "epath.Path":
     Raises:
         FileNotFoundError: there is nothing.
         ValueError: paths of this kind cannot be read here; says what it takes.
+        OSError: the server refuses.
     """
     from etils import epath
 
@@ -61,6 +62,10 @@ def open_root(path: str | os.PathLike[str]) -> "epath.Path":
     except ImportError as error:
         how = f'pip install "sltjax[{EXTRAS[scheme]}]"' if scheme in EXTRAS else str(error)
         raise ValueError(f"got {path}, and what reads {scheme}:// is not installed: {how}.") from error
+    except OSError:
+        raise
+    except Exception as error:  # clients of buckets have errors of their own, as for missing credentials
+        raise OSError(f"got {path}, which cannot be looked into: {type(error).__name__}: {error}.") from error
     if not exists:
         raise FileNotFoundError(f"got {root}, which does not exist; expected a folder of checkpoints.")
     return root

@@ -174,7 +174,10 @@ def _stored(file: "epath.Path") -> dict[str, Mapping[str, Any]]:
     if content.startswith(ZIP):
         raise DamagedError(f"{file.name} is a zip archive, as torch.save makes of {PICKLED}")
     if header > len(content) - 8:
-        raise DamagedError(f"{file.name} has {len(content)} bytes, fewer than the {header} of its header alone")
+        raise DamagedError(
+            f"{file.name} is cut short or something else: it has {len(content)} bytes, fewer than the {header} that "
+            "its header alone is said to have"
+        )
     try:
         return dict(sorted(deserialize(content)))
     except SafetensorError as error:
