@@ -14,11 +14,26 @@ import fsspec
 import pytest
 from etils.epath import backend
 
+# The emulator leaves out a header that Google's storage sends and tensorstore demands; no object is written twice here.
+WITH_GENERATIONS = """
+from gcp_storage_emulator.__main__ import main
+from gcp_storage_emulator.server import Response
+
+write_file = Response.write_file
+
+def write_file_with_generation(self, *args, **rest):
+    self["x-goog-generation"] = "1"
+    write_file(self, *args, **rest)
+
+Response.write_file = write_file_with_generation
+main()
+"""
+
 
 @contextmanager
 def s3():
     """S3: a client of it, and a function that puts an empty object of a name that may end in a slash."""
-    with served("moto.server", "-H", "127.0.0.1", "-p", "{}") as url, pytest.MonkeyPatch.context() as patch:
+    with served("-m", "moto.server", "-H", "127.0.0.1", "-p", "{}") as url, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", url)
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_ACCESS_KEY_ID", "key")
@@ -31,7 +46,7 @@ def s3():
 def gs():
     """Google's, likewise."""
     args = ("start", "--host=127.0.0.1", "--port={}", "--in-memory")
-    with served("gcp_storage_emulator", *args) as url, pytest.MonkeyPatch.context() as patch:
+    with served("-c", WITH_GENERATIONS, *args) as url, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", url)
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
         patch.setenv("GOOGLE_CLOUD_PROJECT", "project")
@@ -61,12 +76,12 @@ def _client(kind):
 
 
 @contextmanager
-def served(module, *args):
+def served(option, program, *args):
     """Run a server until the block ends, and yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", module, *(arg.format(port) for arg in args)]
+    command = [sys.executable, option, program, *(arg.format(port) for arg in args)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _await(f"http://127.0.0.1:{port}", server)

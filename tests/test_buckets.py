@@ -2,12 +2,13 @@
 
 import fsspec
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from buckets import BUCKETS
 from etils.epath import backend
 from sources import SOURCES, make_params, write_branch, write_safetensors
 
-from sltjax.checkpoints import CheckpointError, digest, from_npz, from_safetensors, read_ahead
+from sltjax.checkpoints import CheckpointError, digest, from_npz, from_orbax, from_safetensors, read_ahead
 
 STEPS = (2, 10, 100)
 
@@ -71,6 +72,20 @@ def test_what_is_saved_later_is_seen(bucket, tmp_path):
         source = from_npz(path)
         assert source.steps == tuple(range(1, step + 1))
         assert source.load(step)["w"].tolist() == [step] * 3
+
+
+def test_orbax_databases(bucket, tmp_path):
+    """The layout that orbax writes by default: all arrays of a checkpoint in one database."""
+    address, client, _ = bucket
+    with ocp.CheckpointManager(tmp_path / "run") as manager:
+        for step in STEPS:
+            manager.save(step, args=ocp.args.StandardSave({"params": make_params(step), "step": step}))
+    assert (tmp_path / "run" / "10" / "default" / "manifest.ocdbt").exists()
+    assert (tmp_path / "run" / "10" / "commit_success.txt").exists()
+    client.put(f"{tmp_path}/run/", f"{address}/database", recursive=True)
+    source = from_orbax(f"{address}/database")
+    assert source.steps == STEPS
+    assert digest(source.load(10)) == digest(make_params(10))
 
 
 def test_one_file_in_a_bucket(bucket, tmp_path):
