@@ -3,6 +3,8 @@
 import re
 from typing import TYPE_CHECKING
 
+from sltjax.checkpoints.source import printable
+
 if TYPE_CHECKING:
     from etils import epath
 
@@ -37,5 +39,6 @@ def wrong_content(file: "epath.Path") -> str | None:
 def worded(error: Exception) -> str:
     """Return an error as one sentence."""
     # tensorstore appends the whole specification and its own source lines.
-    text = re.split(r" \[(?:tensorstore_spec|source)|\n", str(error), maxsplit=1)[0][:400].rstrip(". ")
+    sentence = re.split(r" \[(?:tensorstore_spec|source)|\n", str(error), maxsplit=1)[0]
+    text = printable(sentence, longest=400).rstrip(". ")
     return f"{text}." if isinstance(error, DamagedError) else f"{type(error).__name__}: {text}."

@@ -105,10 +105,14 @@ def _children(root: "epath.Path") -> list[Child]:
         return candidates(root, SUFFIX)
     there = {snapshot.name: snapshot for snapshot in snapshots.iterdir()}
     return [
-        Child(ref.name, there.get(ref.read_text().strip(), snapshots / ref.name), step_in(ref.name))
+        Child(ref.name, there.get(_commit(ref), snapshots / ref.name), step_in(ref.name))
         for ref in refs.iterdir()
         if not ref.is_dir()
     ]
+
+
+def _commit(ref: "epath.Path") -> str:
+    return ref.read_bytes().decode(errors="replace").strip()
 
 
 def _fault(name: str) -> str | None:

@@ -107,10 +107,10 @@ def _attempt(source: Source, step: int) -> Params | CheckpointError:
         return error
 
 
-def printable(text: str) -> str:
+def printable(text: str, longest: int = LONGEST) -> str:
     """Return text that others wrote, of any length and with any characters in it, as it may stand in a message."""
     shown = text if text.isprintable() else repr(text)[1:-1]
-    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+    return shown if len(shown) <= longest else f"{shown[:longest]}…"
 
 
 def digest(params: Params) -> str:
