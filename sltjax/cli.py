@@ -109,6 +109,9 @@ def run(
         from sltjax.sweeps.recipe import read_recipe
 
         read = read_recipe(recipe)
+        console.print(
+            f"checkpoints  {read.checkpoints_format}, in {read.checkpoints_path}", soft_wrap=True, markup=False
+        )
         dataset = read.run(progress=True, shard=_shard(shard))
         if shard is not None and dataset.sizes["checkpoint"] < len(read.source().steps):
             count = dataset.sizes["checkpoint"]

@@ -67,6 +67,8 @@ def test_importing_the_package_brings_no_storage_tables_or_plots():
         "xarray",
         "orbax",
         "tensorstore",
+        "safetensors",
+        "fsspec",
         "ray",
         "pydantic",
     ]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
-from sltjax.checkpoints.source import MismatchError
+from sltjax.checkpoints.source import MismatchError, printable
 from sltjax.types import Params
 
 Path: TypeAlias = tuple[str | int, ...]
@@ -33,7 +33,7 @@ def shapes(leaves: Mapping[Path, Any]) -> dict[Path, Shape]:
 
 def name(path: Path) -> str:
     """Return a path as it is written in messages and in `select`."""
-    return "/".join(map(str, path)) or "(the root)"
+    return printable("/".join(map(str, path))) or "(the root)"
 
 
 def nest(leaves: Mapping[Path, Leaf]) -> Params:
@@ -81,7 +81,8 @@ def compare(stored: Mapping[Path, Shape], expected: Mapping[Path, Shape]) -> Non
     if any(problems):
         raise MismatchError(
             f"the stored parameters are not those expected: {'; '.join(filter(None, problems))}. Pass as `like` "
-            "the parameters of the model that was saved, and as `select` the path to them in the checkpoint."
+            "the parameters of the model that was saved; `select` (Orbax), or `rename` and `transform` (files), say "
+            "what becomes of the stored leaves."
         )
 
 

@@ -3,84 +3,41 @@
 import json
 import os
 import pathlib
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from sltjax.checkpoints.leaves import Path, Shape, compare, flatten, match, name, nest, shapes
-from sltjax.checkpoints.orbax_tree import MANIFEST, METADATA, StoredTree, open_tree, read
-from sltjax.checkpoints.source import CheckpointError, MismatchError, Skipped, digest, require_finite
+from sltjax.checkpoints.damage import wrong_content
+from sltjax.checkpoints.leaves import Path, Shape, flatten, shapes
+from sltjax.checkpoints.listing import (
+    Child,
+    Found,
+    by_step,
+    children,
+    is_remote,
+    nothing,
+    one_a_step,
+    open_root,
+    step_in,
+)
+from sltjax.checkpoints.orbax_items import TEMPORARY, items_of, locate, open_selected, read_selected
+from sltjax.checkpoints.orbax_tree import MANIFEST, METADATA
+from sltjax.checkpoints.source import Skipped
+from sltjax.checkpoints.stored import StoredCheckpoints, first_sound
 from sltjax.types import Params
 
 if TYPE_CHECKING:
     from etils import epath
 
-TEMPORARY = ".orbax-checkpoint-tmp"
 COMMITTED = "commit_success.txt"
 CHECKPOINT_METADATA = "_CHECKPOINT_METADATA"
-STEP = re.compile(r"(?:.*[^\d.])?(\d+)")
-TREE_FILES = (METADATA, MANIFEST, "_sharding", "array_metadatas")
-LISTED = 4
+EXPECTED = "one folder a step as orbax writes them, such as 100 or step_100: pass the folder that holds these"
+LOOKED_AT = 16
 SEARCHED = 1000
 
-FOREIGN = {
-    b"<!doctype html": "is an HTML page",
-    b"<html": "is an HTML page",
-    b"version https://git-lfs": "is a git-LFS pointer, not the file it stands for",
-}
 
-
-@dataclass(frozen=True)
-class OrbaxCheckpoints:
-    """Checkpoints in a folder that orbax wrote; a `Source`.
-
-    Attributes:
-        name: the folder.
-        folders: the folder of each step, ascending.
-        skipped: what else lies there.
-        select: the path to the parameters within a checkpoint.
-        like: the tree to return them in, or None.
-        expected: the leaves every checkpoint must have, or None if no checkpoint could tell.
-    """
-
-    name: str
-    folders: "Mapping[int, epath.Path]"
-    skipped: tuple[Skipped, ...]
-    select: str
-    like: Params | None
-    expected: Mapping[Path, Shape] | None
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        """The steps, ascending."""
-        return tuple(self.folders)
-
-    def load(self, step: int) -> Params:
-        """Return the parameters at `step`; see `Source.load`."""
-        if step not in self.folders:
-            raise ValueError(f"got step {step}, expected one of {self.steps} in {self.name}.")
-        try:
-            return self._load(self.folders[step])
-        except CheckpointError as error:
-            raise type(error)(f"step {step}: {error}") from error
-        except MemoryError:
-            raise
-        except Exception as error:
-            reason = _reason(self.folders[step], error)
-            raise CheckpointError(f"step {step} cannot be read: {reason}") from error
-
-    def _load(self, folder: "epath.Path") -> Params:
-        leaves = _read(folder, self.select, self.expected)
-        params = nest(leaves) if self.like is None else match(leaves, self.like)
-        require_finite(params)
-        return params
-
-
-def from_orbax(path: str | os.PathLike[str], select: str = "params", like: Params | None = None) -> OrbaxCheckpoints:
+def from_orbax(path: str | os.PathLike[str], select: str = "params", like: Params | None = None) -> StoredCheckpoints:
     """Open a folder of training checkpoints that orbax wrote; nothing in it is changed.
 
     Any of orbax's interfaces will do: `CheckpointManager` with one item or several, `StandardCheckpointer` and
@@ -89,7 +46,7 @@ def from_orbax(path: str | os.PathLike[str], select: str = "params", like: Param
     Only the parameters are read, never the optimizer state.
 
     Args:
-        path: the folder, local or remote (`gs://`).
+        path: the folder, on a disk or in a bucket (`gs://`, `s3://`).
         select: the path to the parameters within a checkpoint, such as `params`, `state/params`, `model`; the
             name of the item it lies in may be left out. The empty string takes the whole tree.
         like: parameters, or `jax.ShapeDtypeStruct`s, in the tree to return; `nnx.State` and tuples need it. By
@@ -104,74 +61,65 @@ def from_orbax(path: str | os.PathLike[str], select: str = "params", like: Param
         ValueError: it holds no finished checkpoint, or two different ones for a step.
         MismatchError: no checkpoint has `select`, or the leaves of `like`; a `ValueError` too.
     """
-    root = _root(path)
-    found, unfinished = _scan(root)
-    select = select.strip("/")
-    folders, repeated = _one_a_step(found, select)
-    select, expected = _agreed(folders.values(), select, like)
-    return OrbaxCheckpoints(str(root), folders, (*unfinished, *repeated), select, like, expected)
-
-
-def _root(path: str | os.PathLike[str]) -> "epath.Path":
-    from etils import epath
-
-    root = epath.Path(path).expanduser()
-    if not root.exists():
-        raise FileNotFoundError(f"got {root}, which does not exist; expected a folder of orbax checkpoints.")
+    root = open_root(path)
     if not root.is_dir():
         raise ValueError(f"got {root}, which is a file; expected the folder that holds the checkpoints.")
-    return root
-
-
-def _scan(root: "epath.Path") -> "tuple[dict[int, list[epath.Path]], list[Skipped]]":
-    if TEMPORARY not in root.name and _is_checkpoint(root):
-        return {_step(root.name) or 0: [root]}, []
-    found: dict[int, list[epath.Path]] = {}
-    skipped: list[Skipped] = []
-    for child in sorted(root.iterdir(), key=lambda child: (_step(child.name) or 0, child.name)):
-        step, reason = _step(child.name), _unfinished(child, marked=any(map(_marked, _first(found))))
-        if reason or step is None:
-            skipped.append(Skipped(child.name, reason or "there is no step number in its name"))
-        else:
-            found.setdefault(step, []).append(child)
-    if not found:
-        raise ValueError(_nothing(root, skipped))
-    return found, skipped
-
-
-def _first(found: "Mapping[int, list[epath.Path]]") -> "Iterable[epath.Path]":
-    return next(iter(found.values()), [])
-
-
-def _nothing(root: "epath.Path", skipped: list[Skipped]) -> str:
-    there = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:LISTED]) or "it is empty"
-    return (
-        f"got {root}, which holds no finished checkpoint ({there}); expected one folder a step as orbax writes them, "
-        "such as 100 or step_100: pass the folder that holds these."
+    found, unfinished = _scan(root)
+    select = select.strip("/")
+    places, repeated = one_a_step(found, partial(read_selected, select=select, expected=None))
+    select, expected = _agreed(places, select, like)
+    return StoredCheckpoints(
+        name=str(root),
+        places=places,
+        skipped=(*unfinished, *repeated),
+        read=partial(read_selected, select=select, expected=expected),
+        problems=_problems,
+        like=like,
     )
 
 
-def _step(folder: str) -> int | None:
-    found = STEP.fullmatch(folder)
-    return int(found[1]) if found else None
+def holds_orbax(root: "epath.Path") -> bool:
+    """Return whether a folder holds checkpoints that orbax wrote, or is one, by names alone."""
+    if not root.is_dir():
+        return False
+    steps = (child.place for child in children(root) if child.step is not None)
+    return _is_checkpoint(root) or any(_incomplete(place) is None for place in islice(steps, LOOKED_AT))
 
 
-def _unfinished(child: "epath.Path", marked: bool) -> str | None:
-    if TEMPORARY in child.name:
-        return "it has the temporary name of a save that was never finished"
+def _scan(root: "epath.Path") -> tuple[Found, list[Skipped]]:
+    if TEMPORARY not in root.name and _is_checkpoint(root):
+        return {step_in(root.name) or 0: [Child(root.name, root, step_in(root.name))]}, []
+    found, skipped = by_step(children(root), _unfinished())
+    if not found:
+        raise nothing(root, skipped, EXPECTED)
+    return found, skipped
+
+
+def _unfinished() -> Callable[[Child], str | None]:
+    """Return what says why a folder is no finished checkpoint: once a save left its mark, later ones must have it."""
+    marks = False
+
+    def fault(child: Child) -> str | None:
+        nonlocal marks
+        if reason := _incomplete(child.place):
+            return reason
+        marked = (child.place / COMMITTED).exists()
+        if not marked and (marks or is_remote(child.place) or _never_committed(child.place)):
+            return f"it lacks the mark of a finished save ({COMMITTED})"
+        marks = marks or marked
+        return None
+
+    return fault
+
+
+def _incomplete(child: "epath.Path") -> str | None:
     if not child.is_dir():
         return "it is a file, and a checkpoint is a folder"
     if not any(child.iterdir()):
         return "it is an empty folder"
-    if not any((item / METADATA).exists() for item in _items(child).values()):
+    if not any((item / METADATA).exists() for item in items_of(child).values()):
         return f"no {METADATA} lies in it: not a pytree that orbax stored, or never finished"
-    if not _marked(child) and (marked or "://" in os.fspath(child) or _never_committed(child)):
-        return f"it lacks the mark of a finished save ({COMMITTED})"
     return None
-
-
-def _marked(folder: "epath.Path") -> bool:
-    return (folder / COMMITTED).exists()
 
 
 def _never_committed(folder: "epath.Path") -> bool:
@@ -184,53 +132,13 @@ def _never_committed(folder: "epath.Path") -> bool:
 
 
 def _is_checkpoint(folder: "epath.Path") -> bool:
-    return bool(items := _items(folder)) and (
+    return bool(items := items_of(folder)) and (
         "" in items or "default" in items or (folder / CHECKPOINT_METADATA).exists()
     )
 
 
-def _items(folder: "epath.Path") -> "dict[str, epath.Path]":
-    """Return the folders of the pytrees in a checkpoint by item name; "" where the checkpoint is one pytree.
-
-    One that lost its table of leaves is still listed, so that no other item is taken in its place.
-    """
-    if _is_tree(folder):
-        return {"": folder}
-    children = sorted(child for child in folder.iterdir() if TEMPORARY not in child.name)
-    return {child.name: child for child in children if _is_tree(child)}
-
-
-def _is_tree(folder: "epath.Path") -> bool:
-    return any((folder / file).exists() for file in TREE_FILES)
-
-
-def _one_a_step(found: "Mapping[int, list[epath.Path]]", select: str) -> "tuple[dict[int, epath.Path], list[Skipped]]":
-    folders: dict[int, epath.Path] = {}
-    repeated: list[Skipped] = []
-    for step, copies in sorted(found.items()):
-        contents = _contents(copies, select) if len(copies) > 1 else {}
-        if len(set(contents.values())) > 1:
-            raise ValueError(
-                f"got step {step} more than once, with different parameters, in {', '.join(c.name for c in copies)}; "
-                "expected one checkpoint a step: move the others to another folder."
-            )
-        folders[step] = kept = next(iter(contents), copies[0])
-        repeated += [Skipped(c.name, f"it is step {step} again, as {kept.name}") for c in copies if c != kept]
-    return folders, repeated
-
-
-def _contents(copies: "list[epath.Path]", select: str) -> "dict[epath.Path, str]":
-    contents = {}
-    for folder in copies:
-        try:
-            contents[folder] = digest(nest(_read(folder, select, None)))
-        except Exception:
-            continue
-    return contents
-
-
 def _agreed(
-    folders: "Iterable[epath.Path]", select: str, like: Params | None
+    places: "Mapping[int, epath.Path]", select: str, like: Params | None
 ) -> tuple[str, Mapping[Path, Shape] | None]:
     """Return what holds for every checkpoint: where the parameters lie, and the leaves of the template or the first.
 
@@ -240,146 +148,20 @@ def _agreed(
         MismatchError: checkpoints can be read, but none has what is asked for; says what the first one has.
     """
     expected = None if like is None else shapes(flatten(like))
-    mismatch: MismatchError | None = None
-    for folder in folders:
-        try:
-            subtree = _locate(folder, select)
-            return subtree.select, shapes(_open(subtree, expected))
-        except MismatchError as error:
-            mismatch = mismatch or MismatchError(f"{folder.name}: {error}")
-        except Exception:  # damage is reported when this checkpoint is loaded
-            continue
-    if mismatch:
-        raise mismatch
-    return select, expected
+
+    def look(folder: "epath.Path") -> tuple[str, Mapping[Path, Shape]]:
+        subtree = locate(folder, select)
+        return subtree.select, shapes(open_selected(subtree, expected))
+
+    return first_sound(places, look) or (select, expected)
 
 
-def _read(folder: "epath.Path", select: str, expected: Mapping[Path, Shape] | None) -> dict[Path, np.ndarray]:
-    return read(_open(_locate(folder, select), expected))
-
-
-class Subtree(NamedTuple):
-    """What `select` points to in one checkpoint: its full path, the tree, and there each leaf's path below it."""
-
-    select: str
-    tree: StoredTree
-    paths: dict[Path, Path]
-
-
-def _open(subtree: Subtree, expected: Mapping[Path, Shape] | None) -> dict[Path, Any]:
-    _, tree, paths = subtree
-    if text := [name(path) for path in paths if tree.kinds[path] == "string"]:
-        raise MismatchError(f"got text in {', '.join(text)}, expected arrays: narrow `select` to the parameters.")
-    arrays = {paths[path]: array for path, array in tree.open(paths).items()}
-    if expected is not None:
-        compare(shapes(arrays), expected)
-    return arrays
-
-
-def _locate(folder: "epath.Path", select: str) -> Subtree:
-    """Return what `select` points to.
-
-    Raises:
-        MismatchError: no item of the checkpoint has it, or several.
-    """
-    items = _items(folder)
-    named = [(item, select.removeprefix(item).strip("/")) for item in items if f"{select}/".startswith(f"{item}/")]
-    trees, damage = _trees(items)
-    if found := _candidates(trees, named):
-        return found[0]
-    if damage:
-        raise damage
-    found = _candidates(trees, [(item, select) for item in items])
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise MismatchError(f"select={select!r} is in several items: {_listing(trees)}. Name the item first.")
-    raise MismatchError(
-        f"got select={select!r}, which is not there; expected a path to the parameters in {_listing(trees)}. "
-        'Pass select="" where the whole tree is the parameters.'
-    )
-
-
-def _candidates(trees: Mapping[str, StoredTree], places: Iterable[tuple[str, str]]) -> list[Subtree]:
-    found = (
-        Subtree("/".join(filter(None, (item, inner))), trees[item], _below(trees[item], inner))
-        for item, inner in places
-        if item in trees
-    )
-    return [subtree for subtree in found if subtree.paths]
-
-
-def _trees(items: "Mapping[str, epath.Path]") -> tuple[dict[str, StoredTree], Exception | None]:
-    trees: dict[str, StoredTree] = {}
-    damage: Exception | None = None
-    for item, folder in items.items():
-        try:
-            trees[item] = open_tree(folder)
-        except Exception as error:
-            damage = error
-    return trees, damage
-
-
-def _below(tree: StoredTree, select: str) -> dict[Path, Path]:
-    found = {}
-    for path in tree.kinds:
-        # Keys may hold a slash themselves, as haiku's do, so `select` is compared as text and never split.
-        for depth in range(len(path) + 1):
-            if "/".join(map(str, path[:depth])) == select:
-                found[path] = path[depth:]
-                break
-    return found
-
-
-def _listing(trees: Mapping[str, StoredTree]) -> str:
-    return "; ".join(_group(item, key, tree) for item, tree in trees.items() for key in _keys(tree))
-
-
-def _keys(tree: StoredTree) -> list[str | int]:
-    return list(dict.fromkeys(path[0] for path in tree.kinds if path))
-
-
-def _group(item: str, key: str | int, tree: StoredTree) -> str:
-    paths = [path for path in tree.kinds if path[:1] == (key,)]
-    more = f" and {len(paths) - LISTED} more" if len(paths) > LISTED else ""
-    leaves = ", ".join(f"{name(path)} {_shape(tree, path)}" for path in paths[:LISTED])
-    return f"{name((item, key) if item else (key,))} ({leaves}{more})"
-
-
-def _shape(tree: StoredTree, path: Path) -> str:
-    try:
-        return str(tuple(tree.open([path])[path].shape))
-    except Exception:
-        return tree.kinds[path]
-
-
-def _reason(folder: "epath.Path", error: Exception) -> str:
-    """Return why a checkpoint cannot be read, in one sentence: what lies in the place of a file, else the error."""
-    return next(_foreign(folder), None) or f"{type(error).__name__}: {_sentence(error)}."
-
-
-def _sentence(error: Exception) -> str:
-    # tensorstore appends the whole specification and its own source lines.
-    return re.split(r" \[(?:tensorstore_spec|source)|\n", str(error), maxsplit=1)[0][:400].rstrip(". ")
-
-
-def _foreign(folder: "epath.Path") -> Iterator[str]:
-    for item in _items(folder).values():
+def _problems(folder: "epath.Path") -> Iterator[str]:
+    for item in items_of(folder).values():
         if not (item / MANIFEST).exists() and (item / "d").exists():
             yield f"{MANIFEST} is missing."
-    if "://" in os.fspath(folder):  # every look into a remote file is a request
+    if is_remote(folder):
         return
     for file in islice(sorted(pathlib.Path(folder).rglob("*")), SEARCHED):
-        if problem := _problem(file):
-            yield f"{file.relative_to(folder)} {problem}."
-
-
-def _problem(file: pathlib.Path) -> str | None:
-    try:
-        with file.open("rb") as content:
-            head = content.read(64).lstrip().lower()
-    except OSError:  # a folder, or a file that may not be read
-        return None
-    if not head:
-        return "is empty"
-    return next((problem for start, problem in FOREIGN.items() if head.startswith(start)), None)
+        if what := wrong_content(file):
+            yield f"{file.relative_to(folder)} {what}."

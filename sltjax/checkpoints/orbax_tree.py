@@ -100,4 +100,9 @@ def _path(entry: Mapping[str, Any]) -> Path:
 
 def _location(folder: "epath.Path") -> dict[str, Any] | str:
     text = os.fspath(folder)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if text.startswith("s3://") and endpoint:
+        # Every other reader of S3 minds these variables; tensorstore must be told.
+        bucket, _, path = text.removeprefix("s3://").partition("/")
+        return {"driver": "s3", "bucket": bucket, "path": f"{path}/", "endpoint": endpoint}
     return f"{text}/" if "://" in text else {"driver": "file", "path": f"{text}/"}

@@ -14,6 +14,8 @@ import numpy as np
 
 from sltjax.types import Params
 
+LONGEST = 200
+
 
 class CheckpointError(Exception):
     """One checkpoint cannot be used; the message says why in one sentence. The others are not affected."""
@@ -105,6 +107,12 @@ def _attempt(source: Source, step: int) -> Params | CheckpointError:
         return error
 
 
+def printable(text: str, longest: int = LONGEST) -> str:
+    """Return text that others wrote, of any length and with any characters in it, as it may stand in a message."""
+    shown = text if text.isprintable() else repr(text)[1:-1]
+    return shown if len(shown) <= longest else f"{shown[:longest]}…"
+
+
 def digest(params: Params) -> str:
     """Return a sha256 of the leaves: sorted paths, dtypes, shapes and bytes; the types of containers do not count."""
     sha = hashlib.sha256()
@@ -120,7 +128,7 @@ def require_finite(params: Params) -> None:
     Raises:
         CheckpointError: some are; names the leaves and how many.
     """
-    bad = [f"{name} ({count} of {size})" for name, count, size in _nonfinite(params)]
+    bad = [f"{printable(name)} ({count} of {size})" for name, count, size in _nonfinite(params)]
     if bad:
         raise CheckpointError(f"the weights are NaN or infinite in {', '.join(bad)}.")
 

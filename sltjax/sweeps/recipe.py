@@ -6,24 +6,43 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import jax
 import xarray as xr
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sltjax import samplers
 from sltjax.calibration import Calibration
-from sltjax.checkpoints import Source, from_orbax
+from sltjax.checkpoints import Source
 from sltjax.store import Shard
 from sltjax.sweeps.engines import Ray, local
+from sltjax.sweeps.formats import FORMATS, recognise
 from sltjax.sweeps.plan import Plan, plan
 from sltjax.sweeps.run import Engine, calibrate_sweep, sweep
 
 
 class RecipeError(Exception):
     """The recipe cannot be followed; the message names the key, what was got and what was expected."""
+
+
+def _import_path(path: str) -> str:
+    if path.count(":") != 1:
+        raise ValueError(f'expected an import path "module:name", got "{path}"')
+    return path
+
+
+def _patterns_or_path(rename: Any) -> Any:
+    if isinstance(rename, str):
+        return _import_path(rename)
+    if not isinstance(rename, dict) or not all(isinstance(new, str) for new in rename.values()):
+        raise ValueError('expected a table of patterns and what replaces them, or an import path "module:name"')
+    return rename
+
+
+ImportPath: TypeAlias = Annotated[str, AfterValidator(_import_path)]
 
 
 class _Table(BaseModel):
@@ -44,32 +63,32 @@ class Problem(_Table):
         gamma: γ.
     """
 
-    loss: str
-    data: str
-    params: str | None = None
-    metrics: dict[str, str] = {}
-    observables: dict[str, str] = {}
+    loss: ImportPath
+    data: ImportPath
+    params: ImportPath | None = None
+    metrics: dict[str, ImportPath] = {}
+    observables: dict[str, ImportPath] = {}
     nbeta: float | None = Field(default=None, gt=0)
     gamma: float = Field(default=1.0, ge=0)
-
-    @field_validator("loss", "data", "params")
-    @classmethod
-    def _is_import_path(cls, path: str | None) -> str | None:
-        if path is not None and path.count(":") != 1:
-            raise ValueError(f'expected an import path "module:name", got "{path}"')
-        return path
 
 
 class Checkpoints(_Table):
     """Where the training run is: `[checkpoints]`.
 
     Attributes:
-        path: an Orbax folder, relative to the recipe.
-        select: path of the parameters inside a checkpoint; "" if they are all of it.
+        path: the folder, relative to the recipe, or in a bucket (`gs://`, `s3://`).
+        format: "orbax", "safetensors" or "npz"; if absent, what the names in the folder show.
+        select: in Orbax checkpoints, the path of the parameters; "" if they are all of it, "params" if absent.
+        rename: in files, a table of regular expressions and what replaces the names that they match, "" to leave a
+            tensor out; or the import path of a function of the name.
+        transform: in files, the import path of (name, array) -> array.
     """
 
     path: str
-    select: str = "params"
+    format: Literal["orbax", "safetensors", "npz"] | None = None
+    select: str | None = None
+    rename: Annotated[dict[str, str] | str | None, BeforeValidator(_patterns_or_path)] = None
+    transform: ImportPath | None = None
 
 
 class SamplerTable(_Table):
@@ -145,7 +164,7 @@ class Devices(_Table):
     checkpoint: int = Field(default=1, ge=1)
     chain: int = Field(default=1, ge=1)
     model: int = Field(default=1, ge=1)
-    partition: str | None = None
+    partition: ImportPath | None = None
 
 
 class EngineTable(_Table):
@@ -199,14 +218,40 @@ class Recipe(_Table):
         """The folder of the results."""
         return self.folder / self.store
 
+    @property
+    def checkpoints_path(self) -> str | Path:
+        """Where the checkpoints lie."""
+        path = self.checkpoints.path
+        return path if "://" in path else self.folder / path
+
+    @cached_property
+    def checkpoints_format(self) -> str:
+        """The format of the checkpoints: as the recipe says, or as it is recognised.
+
+        Raises:
+            RecipeError, FileNotFoundError: there are several, or nothing.
+        """
+        try:
+            return self.checkpoints.format or recognise(self.checkpoints_path)
+        except ValueError as error:
+            raise RecipeError(f"checkpoints.format: {error}") from error
+
     def source(self) -> Source:
         """The checkpoints.
 
         Raises:
             RecipeError, FileNotFoundError, ValueError: there are none to be had.
         """
-        like = self._resolve(self.problem.params)
-        return from_orbax(self.folder / self.checkpoints.path, self.checkpoints.select, like=like)
+        name = self.checkpoints_format
+        given = self.checkpoints.model_dump(include={"select", "rename", "transform"}, exclude_none=True)
+        theirs = ("select",) if name == "orbax" else ("rename", "transform")
+        if strange := [key for key in given if key not in theirs]:
+            raise RecipeError(
+                f"checkpoints.{strange[0]}: is not for {name} checkpoints, which take {' and '.join(theirs)}"
+            )
+        for key in given.keys() - {"select"}:
+            given[key] = self._import(given[key]) if isinstance(given[key], str) else given[key]
+        return FORMATS[name](self.checkpoints_path, **given, like=self._resolve(self.problem.params))
 
     def plan(self) -> Plan:
         """See what the sweep will take; raises as `run` does."""

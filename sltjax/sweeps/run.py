@@ -58,7 +58,7 @@ def sweep(
     Args:
         key: consumed.
         loss: per-example losses; `behavioral_loss(apply)` measures each checkpoint from itself.
-        checkpoints: `checkpoints.from_orbax(...)`, `checkpoints.from_memory(...)` or any other `Source`.
+        checkpoints: `checkpoints.from_orbax(...)`, `from_safetensors`, `from_npz`, `from_memory` or any other `Source`.
         data: pytree of arrays [n, ...].
         store: a folder to keep results in, one file a checkpoint; None keeps them in memory alone.
         nbeta: nβ; None for n / log n.
