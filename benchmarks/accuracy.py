@@ -186,8 +186,8 @@ the anchor is a minimum and λ is known there, which is a matter of nβ, γ and 
 
 *Inside 95 %*: how often the reference lies within 1.96 of both standard errors together, over the run shown and, where
 the reference is exact, {len(REPEATS)} more with other keys. *Corrected*: λ by `fit_llc` from a curve over nβ (seven
-octaves about {COLDER} n/log n, `llc_curve` with nothing else set), each point with its `localisation_bias` put back, for
-the m that theory gives: at a minimum of L_n, λ is the limit of large nβ.
+octaves about {COLDER} n/log n, `llc_curve` with nothing else set), each point with its `localisation_bias` put back,
+for the m that theory gives: at a minimum of L_n, λ is the limit of large nβ.
 *Seconds*: median of a whole call of `estimate_llc`, compilation included, on one core that shares its machine.
 
 {table("ours")}

@@ -88,9 +88,10 @@ def measured(case: Case) -> Iterator[dict[str, float]]:
     posteriors = condition_all(posterior.at(alone(built.params)), built.data, case.batch_size)
     step = np.zeros(1, int)
     rule = default_rule(jax.random.key(1), posteriors, step, built.data, case.batch_size)
+    pace = sltjax.calibrate(jax.random.key(2), posterior, built.data, batch_size=case.batch_size).pace
     known: list[float] = []
     for allowed in ALLOWED:
-        sampler = rule.make(allowed)
+        sampler = rule.make(allowed, pace)
         distance = float(jnp.squeeze(sampler.step_size**2 * (1 + sampler.persistence) / (1 - sampler.persistence)))
         if distance in known:  # the rule has come to its bound
             continue

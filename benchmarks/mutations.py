@@ -155,9 +155,30 @@ MUTATIONS = [
     Mutation(
         "the heat of batches ignored",
         "calibration.py",
-        "ratio = np.clip(np.where(share > 0, error / np.maximum(share, 1e-30), FASTEST), SLOWEST, FASTEST)",
-        "ratio = np.full(len(steps), FASTEST)",
+        "ratio = np.clip(allowed / np.maximum(share, 1e-30), SLOWEST, FASTEST)",
+        "ratio = np.full(share.shape, FASTEST)",
         "tests/test_calibration.py -k batched",
+    ),
+    Mutation(
+        "the heat of batches left in",
+        "estimators/learning_coefficient.py",
+        "value=float(estimate.value - heat)",
+        "value=float(estimate.value)",
+        "tests/test_heat.py",
+    ),
+    Mutation(
+        "the doubt about the heat left out of the error",
+        "estimators/learning_coefficient.py",
+        "[estimate.std_error, scatter, HEAT_DOUBT * heat]",
+        "[estimate.std_error]",
+        "tests/test_heat.py",
+    ),
+    Mutation(
+        "a unit of other weights taken for this one",
+        "sweeps/blocks.py",
+        "if stored != weights:",
+        "if False:",
+        "tests/test_sweeps.py -k changed_weights",
     ),
 ]
 

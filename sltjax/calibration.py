@@ -10,17 +10,16 @@ Lengths come from a pilot: how many steps one effective draw takes, and how much
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
 from flax import struct
 from jax.sharding import Mesh
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from sltjax import observables as observe
-from sltjax.curvature import curvature_a_step_away, curvature_met
+from sltjax.curvature import STEP_TIMES_CURVATURE, curvature_a_step_away, curvature_met
 from sltjax.devices import fetch, portable
 from sltjax.diagnostics import MAX_RHAT
 from sltjax.estimators import HEAT_DOUBT, llc
@@ -29,7 +28,7 @@ from sltjax.posterior import LocalPosterior
 from sltjax.samplers import GHMC, Newton, UnderdampedLangevin
 from sltjax.sampling import alone, as_threefry, condition_all
 from sltjax.schedule import Schedule
-from sltjax.types import Batch, Estimate, RngKey, Sampler
+from sltjax.types import Batch, Estimate, RngKey, Sampler, Trace
 from sltjax.validation import as_float32, count_examples, validate
 
 ERROR = 0.01
@@ -44,12 +43,12 @@ MIN_DRAWS, MAX_DRAWS = 500, 20_000
 MAX_THINNING = 16
 ESS_A_CHAIN = 100.0  # independent draws between which split R-hat comes down to 1.01
 MARGIN = 1.5  # a pilot knows its own autocorrelation to about a third
-SQUARE_TIMES_CURVATURE = 0.125  # h²·κ on batches: chains meet more curvature than pilots, and 4 is unstable
-FASTEST = 76.0  # (1 + a)/(1 − a) at persistence a = 0.974
+FASTEST = 19.0  # (1 + a)/(1 − a) at persistence a = 0.9: beyond, stiff directions forget their energy too slowly
+BOLDEST = 1.0  # h²·κ at the largest curvature that pilots meet; 4 is unstable, and chains that are longer meet more
 SLOWEST = 1e-3
 HEAT = 2.0  # times the error asked for: what batch noise may add to λ̂, of which `HEAT_DOUBT` goes into the error
-TOO_HOT = 1.5  # times that, beyond which a pilot is run again with slower steps
-HOTTER = 10.0  # what a chain that left the finite numbers counts as, times that
+TOO_HOT, TOO_BOLD = 1.5, 1.25  # times what is allowed, beyond which a pilot is run again with slower steps
+WORSE = 4.0  # what a chain that left the finite numbers counts as, times what is allowed
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,19 @@ class Asked:
 
 
 @struct.dataclass
+class Pace:
+    """How much slower chains must go than a look near the anchor suggests; 1 and 1 where it tells all.
+
+    Attributes:
+        noise: how many times as much batch noise they meet on their way.
+        curvature: how many times as much curvature.
+    """
+
+    noise: float = struct.field(pytree_node=False, default=1.0)
+    curvature: float = struct.field(pytree_node=False, default=1.0)
+
+
+@struct.dataclass
 class Calibration:
     """Numerics, and what they were chosen from.
 
@@ -104,7 +116,7 @@ class Calibration:
         pilot_steps: chain-steps spent.
         seconds: what sampling these checkpoints will take, by the speed of the pilot; NaN if there was none.
         wanted_draws: draws a chain that the error asked for would take, where the budget allows fewer.
-        caution: how many times as much batch noise the pilot met as the first look near the anchor had found.
+        pace: how much slower chains go than a look near the anchor suggests, by what the pilot met on its way.
     """
 
     sampler: Sampler
@@ -118,7 +130,7 @@ class Calibration:
     pilot_steps: int = struct.field(pytree_node=False, default=0)
     seconds: float = struct.field(pytree_node=False, default=math.nan)
     wanted_draws: int = struct.field(pytree_node=False, default=0)
-    caution: float = struct.field(pytree_node=False, default=1.0)
+    pace: Pace = struct.field(pytree_node=False, default=Pace())
 
     @property
     def chain_steps(self) -> int:
@@ -234,18 +246,16 @@ def choose(
     affordable = int(ALL_AFFORDABLE / (cost * batch_size))
     most = asked.max_chain_steps or max(affordable, 100 * num_chains)
     pilot = _pilot_schedule(asked, num_chains, batch_size, most // num_chains)
-    given, allowed = asked.sampler, HEAT * asked.error
-    if given is None:
+    rule: Fixed | ByNoise
+    if asked.sampler is None:
         rule = default_rule(rule_key, posteriors, steps, data, batch_size, mesh)
     else:
-        rule = Rule(lambda allowed: given, np.ones(len(steps), bool))
-    sampler = rule.make(allowed)
-    if asked.num_draws is not None and asked.thin is not None:
-        burn_in = asked.num_draws * asked.thin // 4 if asked.burn_in is None else asked.burn_in
-        settled = replace(pilot, num_draws=asked.num_draws, burn_in=burn_in, thin=asked.thin)
-        return Calibration(sampler, settled, asked.error)
-    observables = {"delta_loss": observe.delta_loss, "acceptance": observe.acceptance}
-    caution, spent, clock = 1.0, 0, _Clock()
+        rule = Fixed(asked.sampler)
+    allowed, pace = HEAT * asked.error, Pace()
+    sampler = rule.make(allowed, pace)
+    if asked.num_draws is not None and asked.thin is not None and isinstance(rule, Fixed):
+        return Calibration(sampler, _settled(asked, pilot), asked.error)
+    spent, clock = 0, _Clock()
     while True:
         trace = sample_judged(
             portable(pilot_key),
@@ -254,18 +264,18 @@ def choose(
             sampler,
             data,
             pilot,
-            observables=observables,
+            observables={"delta_loss": observe.delta_loss, "acceptance": observe.acceptance},
             on_chunk=clock.tick,
             mesh=mesh,
+            looks_at_curvature=isinstance(rule, ByNoise),
         )
         spent += pilot.num_steps * num_chains
         heat = heat_share(trace, posteriors)
-        hottest = min(np.max(heat, initial=0.0, where=rule.stable) / allowed, HOTTER)
         is_last = spent > most / 2 - pilot.num_steps * num_chains
-        if given is not None or hottest <= TOO_HOT or is_last:
+        if is_last or isinstance(rule, Fixed) or (slower := rule.slower(pace, heat / allowed, trace)) == pace:
             break
-        caution *= hottest
-        sampler = rule.make(allowed / caution)
+        pace = slower
+        sampler = rule.make(allowed, pace)
     nbeta = fetch(posteriors.nbeta)
     seen = tuple(llc({"delta_loss": trace["delta_loss"][c]}, float(nbeta[c])) for c in range(len(steps)))
     if asked.max_seconds is not None:
@@ -283,21 +293,67 @@ def choose(
         spent,
         clock.seconds_a_step(1) * schedule.num_steps * num_chains,
         wanted,
-        float(caution),
+        pace,
     )
 
 
+def _settled(asked: Asked, pilot: Schedule) -> Schedule:
+    """The lengths that a user has settled; burn-in is a quarter of them, unless that is settled too."""
+    num_draws, thin = asked.num_draws or pilot.num_draws, asked.thin or pilot.thin
+    burn_in = num_draws * thin // 4 if asked.burn_in is None else asked.burn_in
+    return replace(pilot, num_draws=num_draws, burn_in=burn_in, thin=thin)
+
+
 @dataclass(frozen=True)
-class Rule:
-    """How a sampler follows from what was measured.
+class Fixed:
+    """The rule for a sampler that needs nothing chosen beside what it learns by itself.
 
     Attributes:
-        make: the share of λ̂ that batch noise may add -> the sampler.
-        stable: where there is a step size to start from, [checkpoint].
+        sampler: it.
     """
 
-    make: Callable[[float], Sampler]
-    stable: Bool[np.ndarray, " checkpoint"]
+    sampler: Sampler
+
+    def make(self, allowed: float, pace: Pace) -> Sampler:
+        """The sampler."""
+        return self.sampler
+
+
+@dataclass(frozen=True)
+class ByNoise:
+    """The rule by which steps on batches follow from curvature and batch noise near the anchor.
+
+    Attributes:
+        square: h² there, [checkpoint]; NaN where no step size is stable.
+        share: of λ̂ that batch noise would add at D = h², [checkpoint].
+    """
+
+    square: Float[np.ndarray, " checkpoint"]
+    share: Float[np.ndarray, " checkpoint"]
+
+    def make(self, allowed: float, pace: Pace) -> Sampler:
+        """The sampler at which batch noise adds at most the share `allowed` to λ̂."""
+        square, share = self.square / pace.curvature, self.share * pace.noise / pace.curvature
+        ratio = np.clip(allowed / np.maximum(share, 1e-30), SLOWEST, FASTEST)
+        ratio = np.where(np.isfinite(share), ratio, 1.0)
+        persistence = np.maximum((ratio - 1) / (ratio + 1), 0.0)
+        return UnderdampedLangevin(np.sqrt(square * np.minimum(ratio, 1.0)), persistence)
+
+    def slower(self, pace: Pace, heat: Float[np.ndarray, " checkpoint"], trace: Trace) -> Pace:
+        """The pace that a pilot asks for; the same, if it went well.
+
+        Args:
+            pace: at which it went.
+            heat: what batch noise added at each checkpoint, in units of what is allowed.
+            trace: of the pilot, with "curvature" [checkpoint].
+        """
+        stable = np.isfinite(self.square)  # elsewhere chains are lost, which is no reason to slow down here
+        bold = self.square / pace.curvature * np.nan_to_num(trace["curvature"], nan=np.inf) / BOLDEST
+        hottest, boldest = (float(np.clip(np.max(x, initial=0.0, where=stable), 0.0, WORSE)) for x in (heat, bold))
+        return Pace(
+            pace.noise * (hottest if hottest > TOO_HOT else 1.0),
+            pace.curvature * (boldest if boldest > TOO_BOLD else 1.0),
+        )
 
 
 def default_rule(
@@ -307,13 +363,13 @@ def default_rule(
     data: Batch,
     batch_size: int,
     mesh: Mesh | None = None,
-) -> Rule:
+) -> Fixed | ByNoise:
     """Measure the posteriors, and give the rule for the sampler used where none is given.
 
     Full data: `GHMC`, which starts from the curvature one step away from the anchor and adjusts itself. Batches:
-    `UnderdampedLangevin` with h²·κ = ⅛ for the largest curvature κ that pilots meet, and a persistence at which
-    batch noise, (D/8)·E|∇U_B − ∇U|² for D = h²(1 + a)/(1 − a), adds to λ̂ the share that the rule is given; below
-    that of a = 0, a smaller h. Hyperparameters are [checkpoint].
+    `UnderdampedLangevin` with h²·κ = 0.5 for the largest curvature κ that short chains meet, and a persistence at
+    which batch noise, (D/8)·E|∇U_B − ∇U|² for D = h²(1 + a)/(1 − a), adds to λ̂ the share that the rule is given;
+    below that of a = 0, a smaller h. Hyperparameters are [checkpoint].
 
     Raises:
         ValueError: every checkpoint's potential is infinite, or its curvature beyond measure, at all distances.
@@ -322,21 +378,12 @@ def default_rule(
     if batch_size == count_examples(data):
         curvature = curvature_a_step_away(rough_key, posteriors, steps, data, batch_size)
         _refuse_beyond_measure(curvature)
-        return Rule(lambda allowed: GHMC(0.5, preconditioner=Newton(curvature)), np.isfinite(curvature))
+        return Fixed(GHMC(0.5, preconditioner=Newton(curvature)))
     met, trace = curvature_met(met_key, posteriors, steps, data, batch_size, mesh)
     _refuse_beyond_measure(met.max(axis=0))
-    square = SQUARE_TIMES_CURVATURE / met[1:].max(axis=0)
+    square = STEP_TIMES_CURVATURE / met[1:].max(axis=0)
     noise = gradient_noise(heat_key, posteriors, trace["params"], data, batch_size)
-    share = heat_share({**trace, "heat": heat_of_noise(noise, square)}, posteriors)
-
-    def make(allowed: float) -> Sampler:
-        ratio = np.clip(allowed / np.maximum(share, 1e-30), SLOWEST, FASTEST)
-        ratio = np.where(np.isfinite(share), ratio, 1.0)
-        persistence = np.maximum((ratio - 1) / (ratio + 1), 0.0)
-        step_size = np.sqrt(square * np.minimum(ratio, 1.0))
-        return UnderdampedLangevin(step_size, persistence)
-
-    return Rule(make, np.isfinite(square))
+    return ByNoise(square, heat_share({**trace, "heat": heat_of_noise(noise, square)}, posteriors))
 
 
 def _refuse_beyond_measure(curvature: Float[np.ndarray, " checkpoint"]) -> None:

@@ -54,7 +54,7 @@ def curvature_a_step_away(
     growing = np.ones(len(steps), bool)
     for size in FIRST_STEP_SIZES:
         positions = _a_step_away(numbers, posteriors.anchor, steps, np.float32(np.sqrt(size)))
-        met = fetch(_largest_curvature(numbers, posteriors, positions, data, batch_size, ROUGH_ITERATIONS))
+        met = fetch(largest_curvature(numbers, posteriors, positions, data, batch_size, ROUGH_ITERATIONS))
         growing &= size * met <= STEP_TIMES_CURVATURE
         if not growing.any():
             break
@@ -92,7 +92,7 @@ def curvature_met(
     for round_key in round_keys:
         sampler = LeimkuhlerMatthews(STEP_TIMES_CURVATURE / found[-1])
         trace = sample_block(round_key, posteriors, steps, sampler, data, pilot, observables, mesh=mesh)
-        largest = _largest_curvature(near_key, posteriors, trace["params"], data, batch_size, POWER_ITERATIONS)
+        largest = largest_curvature(near_key, posteriors, trace["params"], data, batch_size)
         met = np.asarray(fetch(largest), np.float64)
         found.append(np.where(np.isfinite(met), met, 10 * found[-1]))  # pilots that diverged were too bold
     return np.stack(found), trace
@@ -113,8 +113,13 @@ def _a_step_away(key: RngKey, anchors: Params, steps: Array, scale: Array) -> Pa
 
 
 @partial(jax.jit, static_argnames=("batch_size", "iterations"))
-def _largest_curvature(
-    key: RngKey, posteriors: LocalPosterior, positions: Params, data: Batch, batch_size: int, iterations: int
+def largest_curvature(
+    key: RngKey,
+    posteriors: LocalPosterior,
+    positions: Params,
+    data: Batch,
+    batch_size: int,
+    iterations: int = POWER_ITERATIONS,
 ) -> Float[Array, " checkpoint"]:
     """The largest |eigenvalue| of ∇²U_B over positions [checkpoint, chain, draw, ...], by power iteration."""
     start_key = as_threefry(key)

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from sltjax.curvature import largest_curvature
 from sltjax.devices import fetch, portable
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import SGHMC, SGLD, Identity, LeimkuhlerMatthews, UnderdampedLangevin
@@ -35,11 +36,14 @@ def sample_judged(
     sampler: Sampler,
     data: Batch,
     schedule: Schedule,
+    *,
+    looks_at_curvature: bool = False,
     **options: Any,
 ) -> Trace:
     """As `sample_block`, and "heat" [checkpoint, chain] beside the draws: what batch noise adds to λ̂.
 
-    It is left out on full data, where there is none, and for samplers of which theory does not say it.
+    It is left out on full data, where there is none, and for samplers of which theory does not say it. With
+    `looks_at_curvature` there is "curvature" [checkpoint], the largest that its chains met, as well.
     """
     distance = squared_step(sampler)
     if distance is None or schedule.batch_size == count_examples(data):
@@ -47,17 +51,21 @@ def sample_judged(
     noise_key = jax.random.fold_in(as_threefry(key), 2**32 - 3)
     chunks = math.ceil(schedule.num_draws / schedule.chunk)
     seen: list[Array] = []
+    met: list[Array] = []
     skip = itertools.cycle(range(max(1, chunks // VISITS)))
 
     def look(states: Any) -> None:
         if next(skip) == 0:
             positions = jax.tree.map(lambda w: w[:, :, None], states.params)
-            visit_key = jax.random.fold_in(noise_key, len(seen))
-            seen.append(_gradient_noise(portable(visit_key), posteriors, positions, data, schedule.batch_size))
+            where = (portable(jax.random.fold_in(noise_key, len(seen))), posteriors, positions, data)
+            seen.append(_gradient_noise(*where, schedule.batch_size))
+            if looks_at_curvature and len(seen) % 4 == 1:  # it costs much more
+                met.append(largest_curvature(*where, schedule.batch_size))
 
     trace = sample_block(key, posteriors, steps, sampler, data, schedule, on_draws=look, **options)
     noise = np.stack(fetch(seen)).mean(axis=0, dtype=np.float64)
-    return {**trace, "heat": heat_of_noise(noise, distance)}
+    curvature = {"curvature": np.stack(fetch(met)).max(axis=0)} if met else {}
+    return {**trace, "heat": heat_of_noise(noise, distance), **curvature}
 
 
 def squared_step(sampler: Sampler) -> Any:

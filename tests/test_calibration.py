@@ -99,7 +99,8 @@ def test_noise_that_grows_on_the_way_slows_the_steps():
     truth = deep_linear(KEY, (6, 6, 6, 6), 2, num_examples=1000)
     problem = sltjax.LocalPosterior(truth.loss, truth.params, 145.0, 1.0)
     found = sltjax.calibrate(KEY, problem, truth.data, batch_size=100, error=0.02)
-    assert found.caution > 3
+    assert found.pace.noise > 2
+    assert found.pace.curvature > 1.5
     assert found.heat[0] < TOO_HOT * HEAT * 0.02
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from sltjax.calibration import default_rule
+from sltjax.calibration import Pace, default_rule
 from sltjax.checkpoints import CheckpointError, Source, digest, read_ahead
 from sltjax.devices import Partition, fetch, make_mesh, place, portable, replicate, tell
 from sltjax.heat import sample_judged
@@ -61,6 +61,7 @@ class Job:
         data: shared by all lanes.
         sampler: None for the rule that `calibrate` chooses by.
         heat: the share of λ̂ that batch noise may add.
+        pace: how much slower chains go than a look near the anchor suggests.
         schedule: lengths and sizes.
         block_size: checkpoints a block.
         metrics: name -> what is evaluated at each checkpoint.
@@ -75,6 +76,7 @@ class Job:
     data: Batch
     sampler: Sampler | None
     heat: float
+    pace: Pace
     schedule: Schedule
     block_size: int
     metrics: Mapping[str, Metric]
@@ -202,9 +204,8 @@ class Job:
     def _calibrated(self, posteriors: LocalPosterior, steps: Int[np.ndarray, " checkpoint"]) -> Sampler:
         """One rule for the whole sweep, which gives every checkpoint the start that its own curvature allows."""
         pilot_key = jax.random.fold_in(as_threefry(self.key), 2**32 - 1)
-        return default_rule(pilot_key, posteriors, steps, self.placed_data, self.schedule.batch_size, self.mesh).make(
-            self.heat
-        )
+        rule = default_rule(pilot_key, posteriors, steps, self.placed_data, self.schedule.batch_size, self.mesh)
+        return rule.make(self.heat, self.pace)
 
 
 def _is_done(step: int, stored: str | None, weights: str) -> bool:

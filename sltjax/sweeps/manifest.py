@@ -14,12 +14,15 @@ from sltjax.types import Batch, Params, Sampler
 Manifest = dict[str, Any]
 Metric = Callable[[Params, Batch], Array]
 COMPARED = ("definition", "numerics", "metrics", "observables", "key", "versions")
-SETTLED = ("block_size", "schedule", "caution")  # by the first run, for all that resume it
+SETTLED = ("block_size", "schedule", "pace")  # by the first run, for all that resume it
 
 
 def settles(chosen: Calibration) -> Manifest:
     """What a calibration adds to a manifest."""
-    return {"schedule": dict(sorted(dataclasses.asdict(chosen.schedule).items())), "caution": chosen.caution}
+    return {
+        "schedule": dict(sorted(dataclasses.asdict(chosen.schedule).items())),
+        "pace": dataclasses.asdict(chosen.pace),
+    }
 
 
 def describe_asked(asked: Asked) -> dict[str, Any]:

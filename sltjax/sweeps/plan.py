@@ -189,7 +189,7 @@ def _probe(setup: Setup, block_size: int, schedule: Schedule) -> _Probed:
     with _compilations() as compiled:
         while True:
             short = replace(schedule, num_draws=PROBE_DRAWS, burn_in=0, thin=thin)
-            job = setup.job({"schedule": vars(short), "block_size": block_size, "caution": 1.0})
+            job = setup.job({"schedule": vars(short), "block_size": block_size, "pace": {}})
             began, clock = time.perf_counter(), _Clock()
             list(job.outcomes(block, lambda step: None, clock))
             whole = time.perf_counter() - began

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sltjax import fingerprint
-from sltjax.calibration import HEAT, Asked, Calibration, choose, settle
+from sltjax.calibration import HEAT, Asked, Calibration, Pace, choose, settle
 from sltjax.checkpoints import CheckpointError, Source, digest
 from sltjax.devices import Partition, make_mesh, place, replicate
 from sltjax.posterior import LocalPosterior, default_nbeta
@@ -120,7 +120,8 @@ class Setup:
             self.posterior,
             self.data,
             self.asked.sampler,
-            HEAT * self.asked.error / manifest["caution"],
+            HEAT * self.asked.error,
+            Pace(**manifest["pace"]),
             Schedule(**manifest["schedule"]),
             manifest["block_size"],
             self.metrics,
