@@ -9,6 +9,12 @@ from sltjax.posterior import LocalPosterior
 from sltjax.schedule import Schedule
 from sltjax.types import Batch, Params, Sampler
 
+UNTRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 KEPT, LOST = ("persistence", "momentum", "decay"), ("friction", "acceptance")  # hyperparameters that are shares
 
 
@@ -108,10 +114,12 @@ def as_float32(params: Params) -> Params:
 
 
 def validate_loss(posterior: LocalPosterior, data: Batch) -> None:
-    """Refuse a loss that does not give one finite number an example.
+    """Refuse a loss that does not give one finite number an example, always the same.
 
     Raises:
-        ValueError: another shape, of which a scalar is the usual one; or NaN or infinity at the checkpoint.
+        ValueError: another shape, of which a scalar is the usual one; NaN or infinity at the checkpoint; or other
+            numbers at the second call.
+        TypeError: jax cannot trace it.
     """
     size = min(2, count_examples(data))
     batch = jax.tree.map(lambda x: x[:size], data)
@@ -119,13 +127,25 @@ def validate_loss(posterior: LocalPosterior, data: Batch) -> None:
     def losses(anchor: Params) -> Array:
         return posterior.at(anchor).losses(anchor, batch)
 
-    shape = jax.eval_shape(losses, posterior.anchor).shape
+    try:
+        shape = jax.eval_shape(losses, posterior.anchor).shape
+    except UNTRACEABLE as error:
+        raise TypeError(
+            f"the loss is no pure function of jax arrays: {str(error).splitlines()[0]} It must compute with jax.numpy, "
+            "decide by jnp.where and not by if, and call no .item() or numpy"
+        ) from error
     if shape != (size,):
         hint = "do not average over the batch" if shape == () else "sum over every axis but the first"
         raise ValueError(
             f"loss(params, batch) must return one loss an example, shape [{size}] for {size} examples,"
             f" got {list(shape)}; {hint}"
         )
-    at_anchor = np.asarray(losses(jax.tree.map(jnp.asarray, posterior.anchor)))
+    anchor = jax.tree.map(jnp.asarray, posterior.anchor)
+    at_anchor, again = np.asarray(losses(anchor)), np.asarray(losses(anchor))
     if not np.isfinite(at_anchor).all():
         raise ValueError(f"the loss at the checkpoint is {at_anchor} on the first examples, expected finite numbers")
+    if not np.array_equal(at_anchor, again):
+        raise ValueError(
+            f"the loss is no pure function: it gave {at_anchor}, then {again} for the same parameters and examples; "
+            "switch dropout off, and draw no random numbers in it"
+        )

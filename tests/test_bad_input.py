@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import sltjax
@@ -52,7 +53,25 @@ def refused(error, said, **changes):
     ],
 )
 def test_refused(error, said, changes):
+    """Trust 14."""
     refused(error, said, **changes)
+
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "loss"),
+    [
+        (ValueError, "no pure function: it gave", lambda w, x: (x @ w) ** 2 + RANDOM.normal()),
+        (TypeError, "no pure function of jax arrays", lambda w, x: (x @ w) ** 2 if w[0] > 0 else x @ w),
+        (TypeError, "no pure function of jax arrays", lambda w, x: np.square(np.asarray(x @ w))),
+        (TypeError, "no pure function of jax arrays", lambda w, x: (x @ w) ** 2 * w[0].item()),
+    ],
+)
+def test_a_loss_is_a_pure_function(error, said, loss):
+    """Trust 14."""
+    refused(error, said, loss=loss)
 
 
 def test_momentum_may_be_forgotten_at_every_step():

@@ -127,3 +127,54 @@ def test_progress_is_told_in_chain_steps():
     told = []
     run([0, 1], on_chunk=told.append)
     assert sum(told) == SCHEDULE.num_steps * 2 * 3
+
+
+def fragile(params, batch):
+    """NaN beyond a wall that the data bring, so that one program serves with and without a fault."""
+    beyond = jnp.max(jnp.abs(params["w"])) > batch["wall"]
+    return (batch["x"] @ (params["w"] - 0.3)) ** 4 * jnp.where(beyond, jnp.nan, 1.0)
+
+
+@pytest.mark.parametrize("sampler", [sltjax.SGLD(3e-3), sltjax.UnderdampedLangevin(0.05)], ids=["sgld", "underdamped"])
+def test_a_lane_that_turns_nan_touches_no_other(sampler):
+    """Trust 12: the others are bit-identical to those of a run without the fault; the loss stays and is told."""
+
+    def draw(wall):
+        data = {"x": DATA, "wall": jnp.full(50, wall)}
+        posterior = sltjax.LocalPosterior(fragile, anchors([0, 1]), 5.0, 1.0)
+        schedule = Schedule(num_chains=6, num_draws=40, burn_in=10, thin=2, batch_size=10)
+        key, steps = jax.random.key(0), np.array([0, 1])
+        return sample_block(key, condition_all(posterior, data, 10), steps, sampler, data, schedule)
+
+    whole, faulty = draw(np.inf), draw(0.8)
+    lost = np.isnan(faulty["delta_loss"]).any(axis=2)
+    assert 2 <= lost.sum() < lost.size  # some, and not all
+    for name in whole:
+        np.testing.assert_array_equal(faulty[name][~lost], whole[name][~lost])
+    for lane in faulty["delta_loss"][lost]:
+        first = np.isnan(lane).argmax()
+        assert np.isnan(lane[first:]).all()  # where it was lost it stays
+    for checkpoint in range(2):
+        found = sltjax.llc({"delta_loss": faulty["delta_loss"][checkpoint]}, 5.0)
+        survivors = whole["delta_loss"][checkpoint][~lost[checkpoint]]
+        assert found.value == pytest.approx(5.0 * survivors.mean(), rel=1e-5)
+        np.testing.assert_array_equal(found.health.failed_draw >= 0, lost[checkpoint])
+        assert not found.health.ok
+
+
+def test_bfloat16_weights_are_sampled_in_float32():
+    """Trust 15: a step of a thousandth would round away beside a weight of 3 in bfloat16."""
+    params = {"w": jnp.full(3, 3.0, jnp.bfloat16)}
+    posterior = sltjax.LocalPosterior(loss, params, 5.0, 1.0)
+    settings = {"num_chains": 2, "num_draws": 40, "burn_in": 0, "batch_size": 50}
+
+    def position(params, info):
+        return params["w"]
+
+    trace = sltjax.sample(
+        jax.random.key(0), posterior, sltjax.SGLD(1e-7), DATA, observables={"w": position}, **settings
+    )
+    assert trace["w"].dtype == jnp.float32
+    moved = np.abs(np.diff(trace["w"], axis=1))
+    assert (moved > 0).all()
+    assert moved.max() < 0.004  # half the gap between bfloat16 neighbours at 3

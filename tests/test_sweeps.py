@@ -196,6 +196,7 @@ def test_a_checkpoint_repaired_later_is_added(tmp_path):
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "flipped header"])
 def test_a_damaged_unit_is_sampled_again(tmp_path, damage, sampled, capsys):
+    """Trust 5: that unit, and no other."""
     first = run(tmp_path)
     before = contents(tmp_path)
     path = units(tmp_path)[1]
@@ -218,6 +219,7 @@ def test_a_damaged_unit_is_sampled_again(tmp_path, damage, sampled, capsys):
 
 
 def test_disk_full_leaves_what_was_done(tmp_path, monkeypatch):
+    """Trust 4: earlier units stay, and the run goes on once there is room."""
     done = 0
     replace = os.replace
 
@@ -239,6 +241,103 @@ def test_disk_full_leaves_what_was_done(tmp_path, monkeypatch):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+# Memory
+
+
+def full_beyond(width, monkeypatch):
+    """A device that holds so many checkpoints at once; the widths that were tried."""
+    tried = []
+    original = blocks.sample_judged
+
+    def limited(key, posteriors, steps, *args, **kwargs):
+        tried.append(len(steps))
+        if len(steps) > width:
+            kwargs["on_chunk"](5)
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
+        return original(key, posteriors, steps, *args, **kwargs)
+
+    monkeypatch.setattr(blocks, "sample_judged", limited)
+    return tried
+
+
+def test_a_block_that_does_not_fit_is_halved(tmp_path, monkeypatch, capsys):
+    """Trust 16: by itself, logged, with the same random inputs."""
+    whole = run(block_size=8, checkpoints=source(10))
+    tried = full_beyond(3, monkeypatch)
+    halved = run(tmp_path, block_size=8, checkpoints=source(10), progress=True)
+    assert tried == [8, 4, 2, 2, 2, 2, 2]  # at once no wider than what fits, from then on
+    assert "out of memory: sampling 2 checkpoints at once" in capsys.readouterr().err.replace("\n", "")
+    xr.testing.assert_allclose(halved.load().drop_attrs(), whole.drop_attrs(), rtol=1e-5)
+
+
+def test_where_not_even_one_fits_there_is_an_error_with_the_estimate(monkeypatch):
+    """Trust 16."""
+    full_beyond(0, monkeypatch)
+    with pytest.raises(MemoryError, match=r"1 checkpoint × 2 chains .* take some 0 MiB.*lower num_chains"):
+        run(block_size=2)
+
+
+def test_other_errors_of_the_device_are_not_taken_for_memory(monkeypatch):
+    def broken(*args, **kwargs):
+        raise jax.errors.JaxRuntimeError("INTERNAL: the device is gone")
+
+    monkeypatch.setattr(blocks, "sample_judged", broken)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="the device is gone"):
+        run()
+
+
+# Shards
+
+
+def test_shards_meet_in_one_store(tmp_path):
+    whole = run(tmp_path / "whole", source(10), block_size=2)
+    first = run(tmp_path / "shards", source(10), block_size=2, shard=(0, 2))
+    assert first.step.values.tolist() == [0, 10, 40, 50, 80, 90]
+    second = run(tmp_path / "shards", source(10), block_size=2, shard=(1, 2))
+    xr.testing.assert_identical(whole.load(), second.load())
+    one, two = (contents(tmp_path / name) for name in ("whole", "shards"))
+    assert {name: one[name] for name in one if "lock" not in name} == {
+        name: two[name] for name in two if "lock" not in name
+    }
+
+
+def test_a_failure_in_one_shard_is_seen_in_the_other(tmp_path):
+    run(tmp_path, Broken(source(6), 10), block_size=1, shard=(1, 2))
+    found = run(tmp_path, Broken(source(6), 10), block_size=1, shard=(0, 2))
+    assert found.status.values.tolist() == ["done", "failed", "done", "done", "done", "done"]
+
+
+@pytest.mark.parametrize(
+    ("shard", "said"), [((2, 2), "expected i/N with 0 ≤ i < N"), ((-1, 2), "expected i/N"), ((0, 0), "expected i/N")]
+)
+def test_shards_are_counted_from_nought(tmp_path, shard, said):
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path, shard=shard)
+
+
+def test_shards_need_a_store():
+    with pytest.raises(ValueError, match="no store for the shards to meet in"):
+        run(shard=(0, 2))
+
+
+# Observables
+
+
+def test_observables_of_ones_own_are_stored_and_are_part_of_the_sweep(tmp_path):
+    observables = {"weights": lambda w, info: w["w"], "pull": lambda w, info: info.measured.pull["w"][0]}
+    found = run(tmp_path, observables=observables)
+    assert found.weights.dims == ("checkpoint", "chain", "draw", "weights_0")
+    np.testing.assert_allclose(found.pull[2], found.weights[2, :, :, 0] - weights(20)["w"][0], rtol=1e-4, atol=1e-6)
+    with pytest.raises(StoreError, match=r"observables\.pull: stored \w+, asked None"):
+        run(tmp_path)
+
+
+def test_what_is_observed_is_bounded(sampled):
+    with pytest.raises(ValueError, match="MiB a checkpoint, expected at most 256"):
+        run(observables={"all": lambda w, info: jnp.zeros((1000, 2000))})
+    assert not sampled
+
+
 # Killed
 
 
@@ -249,8 +348,9 @@ def save_with_orbax(folder, count=8):
     return from_orbax(folder)
 
 
-def start_victim(store, folder, pause):
-    command = [sys.executable, __file__, str(store), str(folder), str(pause)]
+def start_victim(store, folder, pause, call="replace", after=0):
+    """A run that pauses around a call to the system: after it, or, from its nth call on, before it."""
+    command = [sys.executable, __file__, str(store), str(folder), str(pause), call, str(after)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -270,6 +370,7 @@ def kill(process):
 
 
 def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
+    """Trust 1."""
     checkpoints = save_with_orbax(tmp_path / "run")
     process = start_victim(tmp_path / "killed", tmp_path / "run", pause=0.2)
     wait_for(lambda: len(units(tmp_path / "killed")) >= 4, process)
@@ -280,12 +381,26 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
     assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
 
 
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_killed_between_data_and_commit_counts_as_not_done(tmp_path, call):
+    """Trust 3."""
+    checkpoints = save_with_orbax(tmp_path / "run", 4)
+    process = start_victim(tmp_path / "killed", tmp_path / "run", pause=60, call=call, after=3)
+    wait_for(lambda: list((tmp_path / "killed" / "units").glob(".*.tmp")), process)
+    kill(process)
+    assert len(list((tmp_path / "killed" / "units").glob(".*.tmp"))) == 1
+    assert len(units(tmp_path / "killed")) < 4
+    xr.testing.assert_identical(run(tmp_path / "whole", checkpoints), run(tmp_path / "killed", checkpoints))
+    assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
+
+
 @pytest.mark.slow
 def test_killed_at_random_instants(tmp_path):
+    """Trust 1."""
     checkpoints = save_with_orbax(tmp_path / "run")
     whole = run(tmp_path / "whole", checkpoints)
     rng = random.Random(0)
-    for trial in range(10):
+    for trial in range(50):
         store = tmp_path / f"killed{trial}"
         process = start_victim(store, tmp_path / "run", pause=0.2)
         wait_for((store / "manifest.json").exists, process)
@@ -296,6 +411,7 @@ def test_killed_at_random_instants(tmp_path):
 
 
 def test_a_lock_keeps_others_out_and_dies_with_its_process(tmp_path):
+    """Trust 6."""
     checkpoints = save_with_orbax(tmp_path / "run", 3)
     process = start_victim(tmp_path / "store", tmp_path / "run", pause=60)
     wait_for((tmp_path / "store" / "manifest.json").exists, process)
@@ -325,6 +441,7 @@ def test_a_lock_keeps_others_out_and_dies_with_its_process(tmp_path):
     ],
 )
 def test_another_sweep_is_refused_with_the_difference(done, change, difference, sampled):
+    """Trust 7."""
     before = contents(done)
     with pytest.raises(StoreError, match=difference):
         run(done, **change)
@@ -340,6 +457,7 @@ def done(tmp_path_factory):
 
 
 def test_changed_weights_of_a_done_step_are_refused(done):
+    """Trust 7."""
     changed = from_memory({**source().params, 20: {"w": np.float32([9, 9])}})
     with pytest.raises(StoreError, match="weights of step 20 have changed"):
         run(done, changed)
@@ -378,6 +496,7 @@ def test_one_broken_checkpoint_fails_alone(step):
 
 
 def test_nan_weights_fail_alone():
+    """Trust 9."""
     params = {**source().params, 20: {"w": np.float32([np.nan, 1])}}
     found = run(checkpoints=from_memory(params))
     assert found.status.values.tolist() == ["done", "done", "failed", "done", "done"]
@@ -387,6 +506,7 @@ def test_nan_weights_fail_alone():
 
 
 def test_a_truncated_orbax_checkpoint_fails_alone(tmp_path):
+    """Trust 8."""
     sound = run(checkpoints=save_with_orbax(tmp_path, 4))
     damaged = [p for p in (tmp_path / "20").rglob("*") if p.is_file() and "/d/" in str(p)]
     assert damaged
@@ -447,12 +567,17 @@ def test_anchor_loss_without_a_loss_metric():
 
 
 if __name__ == "__main__":
-    store, folder, pause = sys.argv[1:]
-    replace = os.replace
+    store, folder, pause, call, after = sys.argv[1:]
+    original, calls = getattr(os, call), 0
 
-    def slowly(old, new):
-        replace(old, new)
-        time.sleep(float(pause))
+    def slowly(*args):
+        global calls
+        calls += 1
+        if int(after) and calls > int(after):
+            time.sleep(float(pause))
+        original(*args)
+        if not int(after):
+            time.sleep(float(pause))
 
-    os.replace = slowly
+    setattr(os, call, slowly)
     run(store, from_orbax(folder))
