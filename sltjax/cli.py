@@ -202,22 +202,22 @@ def _plan_table(plan: "Plan") -> Table:
     return table
 
 
-def _range(numbers: tuple[float, ...], said: Callable[[float], str]) -> str:
+def _range(numbers: tuple[float | int, ...], said: Callable[[float | int], str]) -> str:
     return " to ".join(dict.fromkeys(map(said, numbers)))
 
 
-def _count(number: float) -> str:
+def _count(number: float | int) -> str:
     return f"{number:,.0f}" if number < 1e6 else f"{number:.1e}"
 
 
-def _size(number: float) -> str:
+def _size(number: float | int) -> str:
     for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
         if number >= size:
             return f"{number / size:,.1f} {unit}"
     return f"{number / 2**10:,.0f} KiB"
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float | int) -> str:
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"

@@ -10,7 +10,7 @@ from orbax import checkpoint as ocp
 from typer.testing import CliRunner
 
 import sltjax
-from sltjax.cli import INTERRUPTED, PARTIAL, app
+from sltjax.cli import FLAGGED, INTERRUPTED, PARTIAL, app
 
 MODEL = """
 import jax.numpy as jnp
@@ -130,8 +130,8 @@ def test_another_definition_is_refused_with_the_difference(run_folder):
     assert (run_folder / "results" / "dataset.nc").read_bytes() == before
 
 
-@pytest.mark.slow
-def test_interrupting_keeps_what_is_done_and_says_so(run_folder):
+def started(run_folder):
+    """A run of many draws, as a process, when its first units are there."""
     (run_folder / "recipe.toml").write_text(RECIPE.replace("DRAWS", "20000"))
     command = [sys.executable, "-m", "sltjax", "run", str(run_folder / "recipe.toml")]
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
@@ -142,14 +142,85 @@ def test_interrupting_keeps_what_is_done_and_says_so(run_folder):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    return process, units
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_keeps_what_is_done_and_says_so(run_folder, number):
+    """Trust 2."""
+    process, units = started(run_folder)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == INTERRUPTED
-    assert "the same command goes on from here" in errors
+    assert "the same command goes on from here" in errors.strip().splitlines()[-1]
     assert 4 <= len(list(units.glob("*.npz"))) < 10
+    with sltjax.open_results(run_folder / "results") as so_far:
+        assert so_far.sizes["checkpoint"] == len(list(units.glob("*.npz")))
+
+
+def test_a_second_signal_exits_at_once():
+    """Trust 2."""
+    code = """
+import os, signal, time
+from sltjax.cli import _interruptible
+with _interruptible():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        print("tidying up", flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+"""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (INTERRUPTED, "tidying up\n")
+    assert time.monotonic() - began < 50
+
+
+def test_strict_exits_non_zero_where_an_estimate_is_flagged(run_folder):
+    """Trust 13: 50 draws are too few."""
+    assert invoke("run", run_folder / "recipe.toml").exit_code == 0
+    assert invoke("run", run_folder / "recipe.toml", "--strict").exit_code == FLAGGED
+
+
+def test_plan_says_what_a_run_will_take(run_folder):
+    (run_folder / "checkpoints" / "notes").mkdir()
+    result = invoke("plan", run_folder / "recipe.toml")
+    assert result.exit_code == 0, result.output
+    for said in ("10, steps 0 to 90; 0 done already", "notes: it is an empty folder", "12 parameters", "3 of 4"):
+        assert said in result.output
+    assert not (run_folder / "results").exists()
+
+
+def test_calibrate_settles_what_run_goes_on_with(run_folder):
+    recipe = run_folder / "recipe.toml"
+    recipe.write_text(RECIPE.replace("num_draws = DRAWS", "max_chain_steps = 20000").replace("batch_size = 32\n", ""))
+    result = invoke("calibrate", recipe)
+    assert result.exit_code == 0, result.output
+    assert "GHMC, 4 chains of" in result.output
+    assert (run_folder / "results" / "calibration.png").stat().st_size > 10_000
+    assert "lengths are not settled" not in invoke("plan", recipe).output
+    again = invoke("calibrate", recipe)
+    assert again.exit_code == 1
+
+
+@pytest.mark.parametrize("shard", ["2/2", "x", "1"])
+def test_shards_that_make_no_sense(run_folder, shard, capfd):
+    assert invoke("run", run_folder / "recipe.toml", "--shard", shard).exit_code == 1
+
+
+def test_a_shard_says_how_far_all_are(run_folder):
+    first = invoke("run", run_folder / "recipe.toml", "--shard", "0/2")
+    assert first.exit_code == 0, first.output
+    assert "this shard is done; 6 of 10 checkpoints are there so far" in first.output
+    second = invoke("run", run_folder / "recipe.toml", "--shard", "1/2")
+    assert second.exit_code == 0
+    assert (run_folder / "results" / "report.html").exists()
 
 
 def test_help_names_the_commands():
     text = invoke("--help").output
-    for command in ("demo", "run", "report"):
+    for command in ("demo", "plan", "calibrate", "run", "report"):
         assert command in text

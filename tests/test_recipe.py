@@ -1,8 +1,12 @@
+import re
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from sources import SOURCES
 
+from sltjax.samplers import SGHMC, SGLD, RMSProp, rademacher
+from sltjax.sweeps.engines import local
 from sltjax.sweeps.recipe import RecipeError, read_recipe
 
 GOOD = """
@@ -46,6 +50,9 @@ def test_defaults_and_relative_paths(tmp_path):
         (GOOD.replace("recipe_model:loss", "recipe_model.loss"), 'expected an import path "module:name"'),
         (GOOD.replace("[checkpoints]", "nbeta = -1\n[checkpoints]"), "problem.nbeta: Input should be greater than 0"),
         (GOOD + "[sampling]\nnum_chains = 1", "sampling.num_chains"),
+        (GOOD + "[devices]\nchains = 2", "devices.chains: unknown key; did you mean chain?"),
+        (GOOD + '[engine]\nname = "rya"', "engine.name: Input should be 'local' or 'ray'"),
+        (GOOD + "[engine]\nretry = 2", "engine.retry: unknown key; did you mean retries?"),
         ("store = ", "is not TOML"),
     ],
 )
@@ -154,3 +161,33 @@ def test_paths_of_buckets_are_not_of_the_folder(tmp_path):
     recipe = read_recipe(written(tmp_path, GOOD.replace('"checkpoints"', '"s3://bucket/run"')))
     assert recipe.checkpoints_path == "s3://bucket/run"
     assert read_recipe(written(tmp_path, GOOD)).checkpoints_path == tmp_path / "checkpoints"
+
+
+def sampler_of(folder, table):
+    return read_recipe(written(folder, GOOD + "[sampling.sampler]\n" + table)).sampling.sampler.build()
+
+
+def test_a_sampler_by_its_name(tmp_path):
+    assert sampler_of(tmp_path, 'name = "SGLD"\nstep_size = 1e-5') == SGLD(1e-5)
+    text = 'name = "SGHMC"\nstep_size = 0.1\nnoise = "rademacher"\npreconditioner = { name = "rmsprop", decay = 0.9 }'
+    assert sampler_of(tmp_path, text) == SGHMC(0.1, noise=rademacher, preconditioner=RMSProp(0.9))
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('name = "SGDL"\nstep_size = 1e-5', "there is no 'SGDL'; did you mean SGLD?"),
+        ('name = "SGLD"\nstep = 1e-5', "SGLD cannot be made of that"),
+    ],
+)
+def test_a_sampler_that_cannot_be_made(tmp_path, table, said):
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        sampler_of(tmp_path, table)
+
+
+def test_an_engine_by_its_name(tmp_path):
+    recipe = read_recipe(written(tmp_path, GOOD + '[engine]\nname = "ray"\nnum_gpus = 0.5\nretries = 1'))
+    engine = recipe.engine.build(tmp_path)
+    assert (engine.num_gpus, engine.retries) == (0.5, 1)
+    assert engine.environment["PYTHONPATH"].split(":")[0] == str(tmp_path)
+    assert read_recipe(written(tmp_path, GOOD)).engine.build(tmp_path) is local

@@ -63,14 +63,14 @@ class Plan:
     block_size: int
     num_blocks: int
     devices: str
-    chain_steps: tuple[float, ...]
-    flops: tuple[float, ...]
+    chain_steps: tuple[float | int, ...]
+    flops: tuple[float | int, ...]
     memory: int
     memory_limit: float
     programs: int
     compile_seconds: float
-    disk: tuple[float, ...]
-    seconds: tuple[float, ...]
+    disk: tuple[float | int, ...]
+    seconds: tuple[float | int, ...]
 
     @property
     def num_lanes(self) -> int:
@@ -116,7 +116,7 @@ def plan(
     lanes = block_size * schedules[0].num_chains
     gradient = setup.cost * setup.batch_size
 
-    def of_each(number: Callable[[Schedule], float]) -> tuple[float, ...]:
+    def of_each(number: Callable[[Schedule], float | int]) -> tuple[float | int, ...]:
         return tuple(number(schedule) for schedule in schedules)
 
     return Plan(
@@ -135,7 +135,7 @@ def plan(
         memory=probed.memory,
         memory_limit=_memory_limit(),
         programs=len(probed.compiled),
-        compile_seconds=sum(probed.compiled),
+        compile_seconds=float(sum(probed.compiled)),
         # the units, and the Dataset made of them
         disk=of_each(lambda s: 2 * len(checkpoints.steps) * sum(bytes_a_unit(setup.observables, anchor, s).values())),
         seconds=of_each(lambda s: left * (probed.seconds_a_block + s.num_steps * probed.seconds_a_step)),
@@ -177,7 +177,7 @@ class _Clock:
 @dataclass(frozen=True)
 class _Probed:
     memory: int
-    compiled: tuple[float, ...]
+    compiled: tuple[float | int, ...]
     seconds_a_block: float
     seconds_a_step: float
 

@@ -32,9 +32,9 @@ class Ray:
     """
 
     address: str | None = None
-    num_cpus: float = 1
-    num_gpus: float = 0
-    resources: Mapping[str, float] = field(default_factory=dict)
+    num_cpus: float | int = 1
+    num_gpus: float | int = 0
+    resources: Mapping[str, float | int] = field(default_factory=dict)
     retries: int = 3
     in_flight: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
