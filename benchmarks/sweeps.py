@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def main() -> None:
         "MiB resident, third block → last",
     ]
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "orbax-checkpoint", "numpy"))
-    size = sum(a * b for a, b in zip(WIDTHS, WIDTHS[1:], strict=False))
+    size = sum(a * b for a, b in pairwise(WIDTHS))
     TABLE.write_text(f"""# Sweeps of many checkpoints
 
 A network {"-".join(map(str, WIDTHS))} of {size} parameters, saved with Orbax, swept with {LENGTHS["num_chains"]} chains

@@ -12,7 +12,7 @@ from sltjax.definition import llc_curve
 from sltjax.diagnostics import UnhealthyError
 from sltjax.estimate import estimate_llc
 from sltjax.estimators import llc, localisation_bias, multiplicity_correction, two_temperature_llc
-from sltjax.losses import behavioral_loss, kl_divergence, restrict, squared_distance
+from sltjax.losses import behavioral_loss, in_precision, kl_divergence, restrict, squared_distance
 from sltjax.models import from_linen, from_nnx
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.samplers import (
@@ -77,6 +77,7 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "identity",
+    "in_precision",
     "kl_divergence",
     "llc",
     "llc_curve",

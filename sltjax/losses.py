@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,34 @@ def restrict(loss: Loss, params: Params, select: Callable[[Params], Params]) -> 
         return loss(optax.tree.add(params, change), batch)
 
     return restricted, selected
+
+
+def in_precision(loss: Loss, dtype: Any = jnp.bfloat16) -> Loss:
+    """The same loss, computed in another precision, while chains stay in float32.
+
+    Parameters and floating-point data are cast on the way in, what comes out is cast to float32. Of a
+    `BehavioralLoss` the outputs are computed so, and their distance in float32. In bfloat16 a number has three
+    digits: what chains measure is a difference of losses, so sum and square in float32 where the loss is your own.
+
+    Args:
+        loss: per-example losses, or a `BehavioralLoss`.
+        dtype: in which to compute.
+
+    Raises:
+        TypeError: the dtype is not floating point.
+    """
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype: got {jnp.dtype(dtype)}, expected floating point, such as bfloat16")
+
+    def cast(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+    def rough(function: Callable[[Params, Batch], Array]) -> Callable[[Params, Batch], Array]:
+        return lambda params, batch: function(cast(params), cast(batch)).astype(jnp.float32)
+
+    if isinstance(loss, BehavioralLoss):
+        return dataclasses.replace(loss, apply=rough(loss.apply))
+    return rough(loss)
 
 
 def mean_loss(loss: Loss, params: Params, data: Batch, piece: int, less: Array | None = None) -> Scalar:

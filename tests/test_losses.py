@@ -55,3 +55,45 @@ def test_restricting_a_behavioral_loss_keeps_the_whole_anchor():
     np.testing.assert_allclose(restricted(part, X), np.zeros(6), atol=1e-6)
     whole = sltjax.behavioral_loss(apply, PARAMS)({**PARAMS, "b": PARAMS["b"] + 1}, X)
     np.testing.assert_allclose(restricted(part + 1, X), whole, rtol=1e-6)
+
+
+def seen_dtypes(loss):
+    """The dtypes in which a loss, or the outputs of a behavioral one, are computed."""
+    found = []
+
+    def watching(params, batch):
+        found.extend([params["a"].dtype, batch["x"].dtype, batch["token"].dtype])
+        return apply(params, batch["x"])
+
+    made = loss(watching)
+    out = made(PARAMS, {"x": X, "token": jnp.arange(6)})
+    return out.dtype, found
+
+
+def test_a_loss_in_another_precision_takes_and_gives_float32():
+    def plain(function):
+        return sltjax.in_precision(lambda w, batch: jnp.sum(jnp.square(function(w, batch)), axis=1))
+
+    def behavioral(function):
+        return sltjax.in_precision(sltjax.behavioral_loss(function, PARAMS))
+
+    for make in (plain, behavioral):
+        given, inside = seen_dtypes(make)
+        assert given == jnp.float32
+        assert inside[:3] == [jnp.bfloat16, jnp.bfloat16, jnp.int32]
+
+
+def test_a_learning_coefficient_in_bfloat16():
+    """The chains move in float32, so that small steps do not round away, and λ̂ is that of float32."""
+    data = jax.random.normal(jax.random.key(1), (512, 3))
+    settings = {"nbeta": 200.0, "error": 0.02}
+    loss = sltjax.behavioral_loss(apply)
+    exact = sltjax.estimate_llc(jax.random.key(2), loss, PARAMS, data, **settings)
+    rough = sltjax.estimate_llc(jax.random.key(2), sltjax.in_precision(loss), PARAMS, data, **settings)
+    assert abs(rough.value - exact.value) < 4 * np.hypot(rough.std_error, exact.std_error)
+    assert rough.std_error < 0.04 * exact.value
+
+
+def test_precision_is_floating_point():
+    with pytest.raises(TypeError, match="got int32, expected floating point"):
+        sltjax.in_precision(lambda w, batch: batch, jnp.int32)
