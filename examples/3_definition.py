@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 import sltjax
 from sltjax.definition import Curve, llc_curve
-from sltjax.estimators import fit_llc
 
 GAMMAS = [0.3, 1.0, 3.0, 10.0, 30.0]
 NBETAS = [8.0, 16.0, 32.0, 64.0, 128.0]
@@ -54,7 +53,7 @@ def main(figure: str | None = None):
 
     last = over_nbeta.value[-1]
     print(f"λ̂ + (m − 1)/log nβ at nβ = 128: {sltjax.multiplicity_correction(last, 128.0, 2):.3f}")
-    fit = fit_llc(over_nbeta.nbeta, over_nbeta.value, over_nbeta.std_error, multiplicity=2)
+    fit = sltjax.fit_llc(over_nbeta.nbeta, over_nbeta.value, over_nbeta.std_error, multiplicity=2)
     print(f"λ from the whole curve and m = 2: {fit.llc:.3f} ± {fit.llc_error:.3f}; exactly 1")
     if figure is not None:
         from sltjax import plots

@@ -11,7 +11,7 @@ from sltjax.calibration import Calibration, calibrate
 from sltjax.definition import llc_curve
 from sltjax.diagnostics import UnhealthyError
 from sltjax.estimate import estimate_llc
-from sltjax.estimators import llc, localisation_bias, multiplicity_correction, two_temperature_llc
+from sltjax.estimators import fit_llc, llc, localisation_bias, multiplicity_correction, two_temperature_llc
 from sltjax.losses import behavioral_loss, in_precision, kl_divergence, restrict, squared_distance
 from sltjax.models import from_linen, from_nnx
 from sltjax.posterior import LocalPosterior, default_nbeta
@@ -74,6 +74,7 @@ __all__ = [
     "checkpoints",
     "default_nbeta",
     "estimate_llc",
+    "fit_llc",
     "from_linen",
     "from_nnx",
     "identity",
