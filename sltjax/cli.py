@@ -68,7 +68,10 @@ def plan(recipe: RecipeFile) -> None:
         from sltjax.sweeps.recipe import read_recipe
 
         console.print("compiling a block, and running it for some seconds …")
-        console.print(_plan_table(read_recipe(recipe).plan()))
+        planned = read_recipe(recipe).plan()
+        console.print(_plan_table(planned))
+        if not planned.is_calibrated:
+            console.print("lengths are not settled yet: `sltjax calibrate` settles them, and narrows these ranges")
 
 
 @app.command()
@@ -200,8 +203,6 @@ def _plan_table(plan: "Plan") -> Table:
     }
     for name, value in lines.items():
         table.add_row(name, value)
-    if not plan.is_calibrated:
-        table.caption = "lengths are not settled yet: `sltjax calibrate` settles them, and narrows these ranges"
     return table
 
 
