@@ -115,8 +115,9 @@ class Calibration:
         heat: the share of λ̂ that batch noise added where the pilot ended, [checkpoint]; 0 on full data.
         pilot_steps: chain-steps spent.
         seconds: what sampling these checkpoints will take, by the speed of the pilot; NaN if there was none.
-        wanted_draws: draws a chain that the error asked for would take, where the budget allows fewer.
+        wanted_draws: draws a chain that the error asked for and an R-hat near 1 would take, whatever the budget.
         pace: how much slower chains go than a look near the anchor suggests, by what the pilot met on its way.
+        steps: training steps of the checkpoints that they were chosen on; those that fill up devices are there twice.
     """
 
     sampler: Sampler
@@ -131,6 +132,7 @@ class Calibration:
     seconds: float = struct.field(pytree_node=False, default=math.nan)
     wanted_draws: int = struct.field(pytree_node=False, default=0)
     pace: Pace = struct.field(pytree_node=False, default=Pace())
+    steps: tuple[int, ...] = struct.field(pytree_node=False, default=())
 
     @property
     def chain_steps(self) -> int:
@@ -251,10 +253,11 @@ def choose(
         rule = default_rule(rule_key, posteriors, steps, data, batch_size, mesh)
     else:
         rule = Fixed(asked.sampler)
+    where = tuple(int(step) for step in steps)
     allowed, pace = HEAT * asked.error, Pace()
     sampler = rule.make(allowed, pace)
     if asked.num_draws is not None and asked.thin is not None and isinstance(rule, Fixed):
-        return Calibration(sampler, _settled(asked, pilot), asked.error)
+        return Calibration(sampler, _settled(asked, pilot), asked.error, steps=where)
     spent, clock = 0, _Clock()
     while True:
         trace = sample_judged(
@@ -294,6 +297,7 @@ def choose(
         clock.seconds_a_step(1) * schedule.num_steps * num_chains,
         wanted,
         pace,
+        where,
     )
 
 
@@ -414,10 +418,10 @@ def _lengths(
     draws = pilot.num_draws * pilot.num_chains
     drawn_for_one = max((draws / e.health.ess for e in seen if e.health.ess > 0), default=1.0)
     thinning = 1 if asked.thin is not None else int(np.clip(drawn_for_one / 10, 1, MAX_THINNING))
-    wanted = max(_steps_wanted(asked.error, pilot, *each) for each in zip(seen, heat, strict=True))
+    wanted = int(max(_steps_wanted(asked.error, pilot, *each) for each in zip(seen, heat, strict=True)))
     thin = pilot.thin * thinning
     longest = max(MIN_DRAWS * pilot.thin, min(MAX_DRAWS * thin, int(0.78 * most)))
-    steps = int(np.clip(wanted, MIN_DRAWS * pilot.thin, longest)) if asked.num_draws is None else asked.num_draws * thin
+    steps = min(max(wanted, MIN_DRAWS * pilot.thin), longest) if asked.num_draws is None else asked.num_draws * thin
     num_draws = math.ceil(steps / thin) if asked.num_draws is None else asked.num_draws
     burn_in = min(max(pilot.burn_in, steps // 4), num_draws * thin - 1) if asked.burn_in is None else asked.burn_in
     return replace(pilot, num_draws=num_draws, burn_in=burn_in, thin=thin), math.ceil(wanted / thin)

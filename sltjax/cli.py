@@ -68,7 +68,10 @@ def plan(recipe: RecipeFile) -> None:
         from sltjax.sweeps.recipe import read_recipe
 
         console.print("compiling a block, and running it for some seconds …")
-        console.print(_plan_table(read_recipe(recipe).plan()))
+        planned = read_recipe(recipe).plan()
+        console.print(_plan_table(planned))
+        if not planned.is_calibrated:
+            console.print("lengths are not settled yet: `sltjax calibrate` settles them, and narrows these ranges")
 
 
 @app.command()
@@ -76,6 +79,7 @@ def calibrate(recipe: RecipeFile) -> None:
     """Choose the numerics from a few checkpoints, for `run` to go on with."""
     with _said_plainly():
         from sltjax import plots
+        from sltjax.plots import with_error
         from sltjax.sweeps.recipe import read_recipe
 
         read = read_recipe(recipe)
@@ -85,12 +89,13 @@ def calibrate(recipe: RecipeFile) -> None:
             f"{type(chosen.sampler).__name__}, {schedule.num_chains} chains of {schedule.num_draws:,} draws, one every "
             f"{schedule.thin} steps, after {schedule.burn_in:,} steps of burn-in, on {schedule.batch_size:,} examples"
         )
-        for index, seen in enumerate(chosen.pilot):
-            expected = chosen.expected_error(index)
-            console.print(f"pilot {index + 1}: λ̂ ≈ {seen.value:.3g}, error to come {expected:.1%} of it")
+        for step, (index, seen) in dict(zip(chosen.steps, enumerate(chosen.pilot), strict=False)).items():
+            value, error = with_error(seen.value, seen.std_error), chosen.expected_error(index)
+            console.print(f"pilot at step {step:,}: λ̂ = {value}; the error will be about {error:.1%}")
         if chosen.wanted_draws > schedule.num_draws:
             console.print(
-                f"{chosen.error:.1%} would take {chosen.wanted_draws:,} draws: raise max_chain_steps for that"
+                f"an error of {chosen.error:.1%} and chains that agree would take {chosen.wanted_draws:,} draws: raise "
+                f"{'num_draws' if read.sampling.num_draws else 'max_chain_steps'} for that"
             )
         if chosen.pilot:
             figure = read.store_path / "calibration.png"
@@ -113,9 +118,10 @@ def run(
             f"checkpoints  {read.checkpoints_format}, in {read.checkpoints_path}", soft_wrap=True, markup=False
         )
         dataset = read.run(progress=True, shard=_shard(shard))
-        if shard is not None and dataset.sizes["checkpoint"] < len(read.source().steps):
-            count = dataset.sizes["checkpoint"]
-            console.print(f"this shard is done; {count} of {len(read.source().steps)} checkpoints are there so far")
+        count = dataset.sizes["checkpoint"]
+        total = len(read.source().steps) if shard else count
+        if count < total:
+            console.print(f"this shard is done; {count} of {total} checkpoints are there so far")
             return
         _present(dataset, read.store_path)
         _exit_by_status(dataset, strict)
@@ -159,7 +165,7 @@ def _present(dataset: xr.Dataset, folder: Path) -> None:
 
 def _screen_table(stages: pd.DataFrame) -> Table | str:
     if stages.empty:
-        return "no stages: λ̂ does not change beyond its error"
+        return "no stages: no transition of λ̂ from one level to another stands out among these checkpoints"
     exact = "exact_delta_llc" in stages
     table = Table(
         "stage", "from", "to", "onset", "end", "Δloss", "Δλ̂", *(["exact Δλ"] if exact else []), title="stages"
@@ -197,8 +203,6 @@ def _plan_table(plan: "Plan") -> Table:
     }
     for name, value in lines.items():
         table.add_row(name, value)
-    if not plan.is_calibrated:
-        table.caption = "lengths are not settled yet: `sltjax calibrate` settles them, and narrows these ranges"
     return table
 
 

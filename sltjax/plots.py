@@ -94,23 +94,28 @@ def traces(dataset: xr.Dataset, step: int) -> Figure:
     return figure
 
 
-def calibration(found: Calibration, checkpoint: int = 0) -> Figure:
-    """Draw what the pilot saw of one checkpoint, and how the length was chosen from it.
+def calibration(found: Calibration, checkpoint: int | None = None) -> Figure:
+    """Draw what the pilot saw, and how the length was chosen from it, in a row a checkpoint.
 
     Args:
         found: as `sltjax.calibrate` returns it.
-        checkpoint: which of those that it was calibrated on.
+        checkpoint: which of those that it was calibrated on; None for all.
 
     Raises:
         ValueError: no pilot ran, because nothing was left to choose.
     """
     if found.pilot_draws is None:
         raise ValueError("no pilot ran, since all numerics were given; leave num_draws or thin to be chosen")
-    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    _pilot(left, found, checkpoint)
-    _lengths(right, found, checkpoint)
-    for ax in (left, right):
+    every = [k for k, step in enumerate(found.steps) if step not in found.steps[:k]] or range(len(found.pilot))
+    rows = every if checkpoint is None else [checkpoint]
+    figure = Figure(figsize=(7.2, 0.4 + 2.8 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1.25, 1))
+    for (left, right), row in zip(axes, rows, strict=True):
+        _pilot(left, found, row)
+        _lengths(right, found, row)
+        if len(found.pilot) > 1 and found.steps:
+            left.set_title(f"Pilot at step {found.steps[row]:,}", fontsize=10)
+    for ax in axes.flat:
         _tidy(ax)
     return figure
 
@@ -125,7 +130,7 @@ def _pilot(ax: Axes, found: Calibration, checkpoint: int) -> None:
     for line, color, dash in zip(stretches, *_styles(len(stretches)), strict=True):
         ax.plot(place, line, color=color, ls=dash, lw=0.9, alpha=0.8)
     ax.axhspan(seen.value - seen.std_error, seen.value + seen.std_error, color=BLACK, alpha=0.12, lw=0)
-    ax.axhline(seen.value, color=BLACK, lw=1.2, ls="--", label=f"λ̂ = {seen.value:.3g} ± {seen.std_error:.1g}")
+    ax.axhline(seen.value, color=BLACK, lw=1.2, ls="--", label=f"λ̂ = {with_error(seen.value, seen.std_error)}")
     title = f"Pilot: {len(draws)} chains of {type(found.sampler).__name__}"
     ax.set_title(title, fontsize=10)
     ax.set(xlabel="step after burn-in", ylabel=rf"$n\beta\,\Delta L$, means of {width * found.pilot_thin} steps")
@@ -151,6 +156,7 @@ def _lengths(ax: Axes, found: Calibration, checkpoint: int) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.yaxis.set_major_formatter(percent)
     ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.legend(frameon=False, fontsize=8, loc="best")
@@ -358,6 +364,22 @@ def _ticks(step: np.ndarray) -> list[float]:
     mantissas = (1,) if step[-1] >= 1000 * max(step[0], 1) else (1, 2, 5)
     within = [m * decade for decade in decades for m in mantissas if step[0] <= m * decade <= step[-1]]
     return ([0.0] if step[0] == 0 else []) + [float(tick) for tick in within]
+
+
+def with_error(value: float, error: float, *, sign: bool = False) -> str:
+    """Return "value ± error" with the error at two significant figures and the value to the same place."""
+    if not np.isfinite(value):
+        return "—"
+    plus = "+" if sign else ""
+    if not np.isfinite(error) or error <= 0:
+        return minus(f"{value:{plus}.4g}")
+    places = max(0, 1 - int(np.floor(np.log10(error))))
+    return minus(f"{value:{plus},.{places}f} ± {error:,.{places}f}")
+
+
+def minus(text: str) -> str:
+    """Return a number in words with a minus sign for its hyphen."""
+    return text.replace("-", "−") if not text.startswith("-") or "e-" not in text else text
 
 
 def _short(value: float) -> str:

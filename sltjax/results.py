@@ -205,11 +205,10 @@ def open_results(store: str | Path) -> xr.Dataset:
     Raises:
         FileNotFoundError: no run has begun there.
     """
-    path = Path(store) / "dataset.nc"
-    if not path.exists():
-        folder = Store(store)
-        if folder.manifest() is None:
-            raise FileNotFoundError(f"no dataset.nc and no manifest.json in {Path(store)}: run the sweep first")
+    path, folder = Path(store) / "dataset.nc", Store(store)
+    if not path.exists() and folder.manifest() is None:
+        raise FileNotFoundError(f"no dataset.nc and no manifest.json in {Path(store)}: run the sweep first")
+    if not path.exists() or path.stat().st_mtime_ns < folder.changed():  # a run went on since, and was stopped
         failures = folder.failures()
         write_results(folder, sorted({*folder.steps(), *failures}), failures)
     return xr.open_dataset(path, engine="h5netcdf")

@@ -110,6 +110,11 @@ class Store:
         """The steps that have a unit, whole or damaged, ascending."""
         return sorted(int(path.stem) for path in self._units.glob("[0-9]*.npz"))
 
+    def changed(self) -> int:
+        """When a unit or a failure was last written, in nanoseconds; 0 if none was."""
+        written = (*self._units.glob("[0-9]*.npz"), *self._failures.glob("[0-9]*.txt"))
+        return max((path.stat().st_mtime_ns for path in written), default=0)
+
     def read(self, step: int) -> dict[str, np.ndarray] | None:
         """The unit of a step; None if there is none.
 
@@ -166,9 +171,12 @@ class Store:
 
 @contextmanager
 def _flock(path: Path, kind: int, refusal: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold a lock file, waiting for it at most so many seconds."""
+    """Hold a lock file, waiting for it at most so many seconds.
+
+    Open for reading and for writing, as NFS asks of those who lock a file to share it and to have it alone.
+    """
     until = time.monotonic() + patience
-    with open(path, "w") as lock:
+    with open(path, "a+") as lock:
         while True:
             try:
                 fcntl.flock(lock, kind | fcntl.LOCK_NB)
@@ -177,6 +185,11 @@ def _flock(path: Path, kind: int, refusal: str, patience: float = 0.0) -> Iterat
                 if time.monotonic() >= until:
                     raise StoreError(refusal) from None
                 time.sleep(0.05)
+            except OSError as error:
+                raise StoreError(
+                    f"{path.parent} cannot be locked ({error.strerror or error}), so processes could mix their results "
+                    "there: mount it with locks (Lustre: -o flock), or choose a store on another file system"
+                ) from error
         yield
 
 

@@ -107,7 +107,7 @@ def test_a_bare_run_without_stages_or_attributes_has_a_report(dataset, tmp_path)
     bare = dataset[["llc", "llc_std_error", "ok", "status", "verdict"]].isel(checkpoint=slice(0, 11))
     bare.attrs = {}
     text = write_report(bare, stages(bare), tmp_path / "bare.html").read_text(encoding="utf-8")
-    assert "no transition beyond its errors" in text
+    assert "No transition of λ̂" in text
     assert "All 11 checkpoints have an estimate, all of them without a warning." in text
 
 

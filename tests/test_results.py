@@ -1,4 +1,5 @@
 import json
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -146,6 +147,20 @@ def test_an_interrupted_run_opens_with_what_there_is(tmp_path):
     with open_results(tmp_path) as opened:
         assert opened.step.values.tolist() == [10, 20, 30]
         assert opened.status.values.tolist() == ["done", "failed", "done"]
+
+
+def test_what_came_after_the_dataset_was_written_is_there_too(tmp_path):
+    """A shard that ends writes the Dataset, others go on and may be stopped."""
+    store = stored(tmp_path, {10: UNITS[10]}, {20: "broken"})
+    os.utime(write_results(store, [10, 20, 30], store.failures()), (0, 0))
+    store.write(30, UNITS[30])
+    store.write_failure(40, "broken too")
+    with open_results(tmp_path) as opened:
+        assert opened.step.values.tolist() == [10, 20, 30, 40]
+        assert opened.status.values.tolist() == ["done", "failed", "done", "failed"]
+    before = (tmp_path / "dataset.nc").stat().st_ino
+    open_results(tmp_path).close()
+    assert (tmp_path / "dataset.nc").stat().st_ino == before  # not written anew where nothing came
 
 
 def test_a_damaged_unit_is_left_out(tmp_path):

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import threading
 
@@ -112,6 +113,27 @@ def test_the_lock_is_free_after_an_error(tmp_path):
     with pytest.raises(KeyError), Store(tmp_path).locked():
         raise KeyError
     with Store(tmp_path).locked():
+        pass
+
+
+@pytest.mark.parametrize("shard", [None, (0, 2)])
+def test_locks_are_asked_for_as_nfs_takes_them(tmp_path, monkeypatch, shard):
+    """A lock to share needs a file that is open for reading, a lock to have alone one that is open for writing."""
+    modes = []
+    monkeypatch.setattr(
+        fcntl, "flock", lambda lock, kind: modes.append(fcntl.fcntl(lock, fcntl.F_GETFL) & os.O_ACCMODE)
+    )
+    with Store(tmp_path).locked(shard):
+        assert modes
+        assert set(modes) == {os.O_RDWR}
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    def unheard_of(lock, kind):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", unheard_of)
+    with pytest.raises(StoreError, match=r"cannot be locked \(Function not implemented\)"), Store(tmp_path).locked():
         pass
 
 

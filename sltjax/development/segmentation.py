@@ -70,7 +70,7 @@ def stages(dataset: xr.Dataset, *, confidence: float = 0.95, tolerance: float = 
         10 % and 90 % of the change have happened, each with `_low` and `_high`; `delta_loss` between the milestones;
         `delta_llc` between the levels, with `delta_llc_std_error`; `kind`: "A" λ̂ rises, "B" λ̂ falls while the loss
         falls, "C" λ̂ falls while the loss does not, or is unknown; `exact_delta_llc` where `exact_llc` is given.
-        No row if λ̂ does not change.
+        No row if no transition stands out.
 
     Raises:
         ValueError: if a variable is missing, steps do not ascend, or an argument is out of range.

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from sltjax import plots
+from sltjax.plots import minus, with_error
 from sltjax.store import write_atomically
 
 _NEEDED = ("step", "llc", "llc_std_error", "status", "ok", "verdict")
@@ -24,6 +25,9 @@ _KINDS = {
     "B": "λ̂ falls, and the loss falls",
     "C": "λ̂ falls, and the loss does not",
 }
+
+CALIBRATED = "calibrated"
+DIGEST = re.compile("[0-9a-f]{32,}")
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ def _content(dataset: xr.Dataset, stages: pd.DataFrame) -> dict[str, Any]:
         "nbeta": _number(attrs.get("nbeta")),
         "gamma": _number(attrs.get("gamma")),
         "definition": [(name, said) for name, said in _pairs(attrs.get("definition")) if name not in ("nβ", "γ")],
-        "numerics": _pairs(attrs.get("numerics")),
-        "versions": _pairs(attrs.get("versions")),
+        "numerics": _numerics(attrs),
+        "versions": [pair for pair in _pairs(attrs.get("versions")) if pair[0] != "sltjax"],
         "sltjax_version": str(attrs.get("sltjax_version", "")),
         "behavioral": "behavio" in str(attrs.get("definition", "")).lower(),
         "exact": "exact_llc" in dataset,
@@ -105,7 +109,7 @@ def _summary(dataset: xr.Dataset, stages: pd.DataFrame) -> str:
     first, last = (with_error(llc[k], error[k]) for k in found[[0, -1]])
     steps = np.asarray(dataset["step"])[found[[0, -1]]]
     if not len(stages):
-        course = "does not change beyond its errors"
+        course = "shows no stages"
     else:
         course = f"changes in {len(stages)} {'stage' if len(stages) == 1 else 'stages'}"
     return (
@@ -162,7 +166,7 @@ def _checkpoint_rows(dataset: xr.Dataset) -> list[dict[str, Cell]]:
                 "step": Cell(f"{step:,}", int(step)),
                 "llc": Cell(with_error(value["llc"], value["llc_std_error"]), _key(value["llc"])),
                 "loss": Cell(_number(value["loss"], 4), _key(value["loss"])),
-                "rhat": Cell(_number(value["rhat"], 3), _key(value["rhat"])),
+                "rhat": Cell(_places(value["rhat"], 3), _key(value["rhat"])),
                 "ess": Cell(_number(value["ess"], 3), _key(value["ess"])),
                 "verdict": Cell(*[_verdict(columns, k)] * 2),
             }
@@ -182,19 +186,8 @@ def _where(dataset: xr.Dataset, keep: np.ndarray) -> list[tuple[str, str]]:
     return [(f"{step:,}", str(verdict)) for step, verdict in zip(steps, verdicts, strict=True)]
 
 
-def with_error(value: float, error: float, *, sign: bool = False) -> str:
-    """Return "value ± error" with the error at two significant figures and the value to the same place."""
-    if not np.isfinite(value):
-        return "—"
-    plus = "+" if sign else ""
-    if not np.isfinite(error) or error <= 0:
-        return _minus(f"{value:{plus}.4g}")
-    places = max(0, 1 - int(np.floor(np.log10(error))))
-    return _minus(f"{value:{plus},.{places}f} ± {error:,.{places}f}")
-
-
 def _signed(value: float) -> str:
-    return _minus(f"{value:+.3g}") if np.isfinite(value) else "—"
+    return minus(f"{value:+.3g}") if np.isfinite(value) else "—"
 
 
 def _number(value: Any, figures: int = 4) -> str:
@@ -202,12 +195,12 @@ def _number(value: Any, figures: int = 4) -> str:
         return "—"
     value = float(value)
     if abs(value) >= 10 ** (figures - 1):
-        return _minus(f"{value:,.0f}")
-    return _minus(f"{value:.{figures}g}")
+        return minus(f"{value:,.0f}")
+    return minus(f"{value:.{figures}g}")
 
 
-def _minus(text: str) -> str:
-    return text.replace("-", "−") if not text.startswith("-") or "e-" not in text else text
+def _places(value: float, places: int) -> str:
+    return f"{value:.{places}f}" if np.isfinite(value) else "—"
 
 
 def _key(value: float) -> float | str:
@@ -229,6 +222,21 @@ def _pairs(text: Any) -> list[tuple[str, str]]:
     return [("", str(text))] if text else []
 
 
+def _numerics(attrs: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was asked for, with what calibration chose in place of what was left to it."""
+    asked = _json(attrs.get("numerics"), None)
+    if not isinstance(asked, dict):
+        return _pairs(attrs.get("numerics"))
+    chosen = {"sampler": attrs.get("sampler"), **_json(attrs.get("schedule"), {})}
+
+    def told(name: str, value: Any) -> str:
+        if value not in (CALIBRATED, {"name": CALIBRATED}):
+            return _said(value)
+        return CALIBRATED if chosen.get(name) is None else f"{_said(chosen[name])} (calibrated)"
+
+    return [(_words(name), told(name, value)) for name, value in asked.items()]
+
+
 def _words(name: str) -> str:
     return {"nbeta": "nβ", "gamma": "γ"}.get(name, name.replace("_", " "))
 
@@ -240,6 +248,8 @@ def _said(value: Any) -> str:
         return f"{value:g}" if abs(value) < 1e5 else f"{value:,.6g}"
     if isinstance(value, dict):
         return ", ".join(f"{_words(key)} = {_said(item)}" for key, item in value.items())
+    if isinstance(value, str) and DIGEST.fullmatch(value):
+        return f"{value[:16]}…"
     return ", ".join(map(_said, value)) if isinstance(value, list) else str(value)
 
 

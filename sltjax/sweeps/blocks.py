@@ -130,7 +130,7 @@ class Job:
                 for step in missing.intersection(part):
                     yield step, {**units[step], "weights": np.asarray(weights[step])}
             else:
-                report.advance(self.width * self.schedule.num_chains * self.schedule.num_steps)
+                report.skip(self.width * self.schedule.num_chains * self.schedule.num_steps)
             first += self.width
 
     def _sample(self, steps: Sequence[int], usable: Mapping[int, Params], report: Report) -> dict[int, Unit] | None:

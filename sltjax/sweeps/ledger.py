@@ -43,7 +43,8 @@ class Ledger:
         """
         if isinstance(outcome, CheckpointError):
             self.failures[step] = str(outcome)
-            self._report.say(f"step {step} failed: {outcome}")
+            reason = str(outcome)
+            self._report.say(reason if reason.startswith(f"step {step} ") else f"step {step} failed: {reason}")
         if self._store is None:
             if not isinstance(outcome, CheckpointError):
                 self.units[step] = outcome

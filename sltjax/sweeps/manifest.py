@@ -22,6 +22,7 @@ def settles(chosen: Calibration) -> Manifest:
     return {
         "schedule": dict(sorted(dataclasses.asdict(chosen.schedule).items())),
         "pace": dataclasses.asdict(chosen.pace),
+        "sampler": type(chosen.sampler).__name__,
     }
 
 

@@ -170,6 +170,9 @@ class _Clock:
         """Note the time."""
         self.ticks.append(time.perf_counter())
 
+    def skip(self, chain_steps: int) -> None:
+        """Nothing."""
+
     def say(self, message: str) -> None:
         """Nothing."""
 

@@ -35,6 +35,9 @@ class Report(Protocol):
     def advance(self, chain_steps: int) -> None:
         """Told of chain-steps as they are done."""
 
+    def skip(self, chain_steps: int) -> None:
+        """Told of chain-steps that need not be done."""
+
     def say(self, message: str) -> None:
         """Told what a user should know."""
 
@@ -43,6 +46,9 @@ class Silent:
     """A report that nobody reads."""
 
     def advance(self, chain_steps: int) -> None:
+        """Nothing."""
+
+    def skip(self, chain_steps: int) -> None:
         """Nothing."""
 
     def say(self, message: str) -> None:
@@ -59,6 +65,11 @@ class Bar:
     def advance(self, chain_steps: int) -> None:
         """Count chain-steps as done."""
         self._progress.advance(self._task, chain_steps)
+
+    def skip(self, chain_steps: int) -> None:
+        """Count chain-steps as done that took no time: the speed does not tell of them."""
+        self._progress.tasks[self._task].completed += chain_steps
+        self._progress.update(self._task)
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""

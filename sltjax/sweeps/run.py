@@ -1,5 +1,6 @@
 """`sweep`: from a source of checkpoints to a Dataset, resumable at every block."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +17,7 @@ from sltjax.sweeps.blocks import Job, Known, Outcome
 from sltjax.sweeps.engines import local
 from sltjax.sweeps.ledger import Ledger
 from sltjax.sweeps.manifest import Manifest, Metric, agree, settles
-from sltjax.sweeps.progress import Report, progress_bar
+from sltjax.sweeps.progress import Bar, Report, progress_bar
 from sltjax.sweeps.setup import Setup, prepare
 from sltjax.types import Batch, Loss, Observable, RngKey, Sampler
 
@@ -130,6 +131,7 @@ def sweep(
             progress_bar(num_lanes, job.schedule.num_steps, progress and is_first_process()) as bar,
             Ledger(folder, bar) as ledger,
         ):
+            _tell(bar, setup, folder, blocks, job.block_size, shard)
             for step, outcome in engine(job, checkpoints, blocks, ledger.known, bar):
                 ledger.add(step, outcome)
         if folder:
@@ -139,6 +141,19 @@ def sweep(
         return to_dataset(checkpoints.steps, ledger.units, ledger.failures, manifest)
     barrier()
     return open_results(store)
+
+
+def _tell(
+    bar: Bar, setup: Setup, folder: Store | None, blocks: Sequence[Sequence[int]], size: int, shard: Shard | None
+) -> None:
+    steps = setup.checkpoints.steps
+    if folder and (done := len(set(folder.steps()).intersection(steps))):
+        bar.say(f"{done} of {len(steps)} checkpoints are done already")
+    if shard and not blocks:
+        bar.say(
+            f"nothing is left for shard {shard[0]}/{shard[1]}: {len(steps)} checkpoints in blocks of {size} keep only "
+            f"{math.ceil(len(steps) / size)} busy; a new store with a smaller block_size would feed more"
+        )
 
 
 def settled(setup: Setup, folder: Store | None) -> Manifest:
@@ -177,7 +192,10 @@ def calibrate_sweep(
     setup, folder = prepare(key, loss, checkpoints, data, **settings), Store(store)
     with folder.locked(), folder.alone():
         if folder.manifest() is not None:
-            raise StoreError(f"{folder.path} has been begun, with its numerics settled; choose another store")
+            raise StoreError(
+                f"{folder.path} has been begun, and its numerics are settled: `sltjax run` goes on with them; choose "
+                "another store for others"
+            )
         chosen = setup.calibrate()
         agree(folder, setup.describe() | settles(chosen))
     return chosen

@@ -78,7 +78,9 @@ class Ray:
                 outcomes = [(step, CheckpointError(_lost(error, self.retries))) for step in block if not known(step)]
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from error  # as if it had happened here
-            report.advance(job.block_size * job.schedule.num_chains * job.schedule.num_steps)
+            sampled = any(not isinstance(outcome, CheckpointError) for _, outcome in outcomes)
+            count = report.advance if sampled else report.skip
+            count(job.block_size * job.schedule.num_chains * job.schedule.num_steps)
             yield from outcomes
 
 
