@@ -220,6 +220,21 @@ def test_a_shard_says_how_far_all_are(run_folder):
     assert (run_folder / "results" / "report.html").exists()
 
 
+def test_two_shards_at_once_share_one_calibration_and_the_work(run_folder):
+    """They start with nothing settled: one calibrates, the other waits for it, and both write to one store."""
+    command = [sys.executable, "-m", "sltjax", "run", run_folder / "recipe.toml", "--shard"]
+    shards = [subprocess.Popen([*command, f"{k}/2"], stdout=subprocess.PIPE, text=True) for k in range(2)]
+    said = [shard.communicate(timeout=300)[0] for shard in shards]
+    assert [shard.returncode for shard in shards] == [0, 0], said
+    together = sltjax.open_results(run_folder / "results").load()
+    assert together.step.values.tolist() == list(range(0, 100, 10))
+    assert together.ok.notnull().all()
+    (run_folder / "results").rename(run_folder / "shards")
+    assert invoke("run", run_folder / "recipe.toml").exit_code == 0
+    alone = sltjax.open_results(run_folder / "results").load()
+    np.testing.assert_array_equal(together.delta_loss, alone.delta_loss)
+
+
 def test_help_names_the_commands():
     text = invoke("--help").output
     for command in ("demo", "plan", "calibrate", "run", "report"):

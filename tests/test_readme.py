@@ -19,6 +19,8 @@ def test_the_example_runs_and_is_near_the_exact_value():
 def test_the_recipe_is_one(tmp_path):
     from sltjax.sweeps.recipe import read_recipe
 
-    (recipe,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    recipe, options = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "recipe.toml").write_text(recipe)
     assert read_recipe(tmp_path / "recipe.toml").checkpoints.select == "params"
+    (tmp_path / "recipe.toml").write_text(recipe + options)
+    assert read_recipe(tmp_path / "recipe.toml").devices.model == 2

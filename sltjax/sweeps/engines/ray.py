@@ -4,6 +4,7 @@ Tasks read their checkpoints themselves and send back what came of them; this pr
 folder of the checkpoints, and modules that the loss comes from, must be seen by every machine.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,6 +104,8 @@ def _lost(error: Exception, retries: int) -> str:
 
 
 def _import_ray() -> Any:
+    # under `uv run` Ray would have workers build the project anew, and refuse if it is not in the working directory
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
     except ModuleNotFoundError:

@@ -1,6 +1,6 @@
 """What nβ and γ do to the learning coefficient: a curve over each, and what can be put back.
 
-    uv run python examples/3_definition.py [figure.png]
+    uv run python examples/1b_definition.py [figure.png]
 
 The loss is K(w) = x²y² + z², known exactly: λ = 1 with multiplicity m = 2. λ̂ is defined at an inverse temperature nβ,
 about a checkpoint, within a region that γ sets, and falls short of λ by what these take away: with multiplicity it
