@@ -79,7 +79,7 @@ def calibrate(recipe: RecipeFile) -> None:
     """Choose the numerics from a few checkpoints, for `run` to go on with."""
     with _said_plainly():
         from sltjax import plots
-        from sltjax.plots import with_error
+        from sltjax.plots.drawing import with_error
         from sltjax.sweeps.recipe import read_recipe
 
         read = read_recipe(recipe)

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from sltjax import plots
-from sltjax.plots import minus, with_error
+from sltjax.plots.drawing import minus, with_error
 from sltjax.store import write_atomically
 
 _NEEDED = ("step", "llc", "llc_std_error", "status", "ok", "verdict")

@@ -1,0 +1,7 @@
+"""Figures, of a Dataset or of what calibration and curves return."""
+
+from sltjax.plots.chains import calibration, traces
+from sltjax.plots.grid import definition
+from sltjax.plots.run import development
+
+__all__ = ["calibration", "definition", "development", "traces"]

@@ -1,0 +1,120 @@
+"""Figures of a whole run: λ̂, loss and metrics over training, with the stages."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from sltjax.plots.drawing import (
+    BLACK,
+    BLUE,
+    MOST_NAMED,
+    ORANGE,
+    SKY,
+    failures,
+    legend,
+    points,
+    require,
+    scale_steps,
+    styles,
+    tidy,
+)
+
+
+def development(dataset: xr.Dataset, stages: pd.DataFrame | None = None, *, log_steps: bool | None = None) -> Figure:
+    """Draw λ̂ over training with its stages, and below it the loss and every vector metric.
+
+    Args:
+        dataset: one run; `step`, `llc`, `llc_std_error` [checkpoint] are needed, `ok`, `status`, `loss`, `exact_llc`
+            and variables with the attribute role = "metric" are drawn where present.
+        stages: the table that `sltjax.stages` returns; transitions are shaded from onset to end and numbered.
+        log_steps: whether steps stand on a log(step + 1) axis; None: linear where they are evenly spaced over less
+            than two decades.
+
+    Raises:
+        ValueError: if λ̂, its error or the steps are missing.
+    """
+    require(dataset, "step", "llc", "llc_std_error")
+    panels = list(_panels(dataset))
+    heights = [2.2] + [1.0] * len(panels)
+    figure = Figure(figsize=(7.2, 1.35 * sum(heights) + 0.5), layout="constrained")
+    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    _llc(axes[0], dataset)
+    for ax, name in zip(axes[1:], panels, strict=True):
+        _panel(ax, dataset, name)
+    for ax in axes:
+        tidy(ax)
+        _shade(ax, stages)
+    _number(axes[0], stages)
+    scale_steps(axes[-1], np.asarray(dataset["step"], float), log_steps)
+    legend(axes[0])
+    figure.align_ylabels(list(axes))
+    return figure
+
+
+def _panels(dataset: xr.Dataset) -> Iterator[str]:
+    if "loss" in dataset:
+        yield "loss"
+    for name, variable in dataset.data_vars.items():
+        if variable.attrs.get("role") == "metric" and variable.ndim <= 2 and name not in ("loss", "exact_llc"):
+            yield str(name)
+
+
+def _llc(ax: Axes, dataset: xr.Dataset) -> None:
+    step, llc, error = (np.asarray(dataset[name], float) for name in ("step", "llc", "llc_std_error"))
+    if "exact_llc" in dataset:
+        exact = np.asarray(dataset["exact_llc"], float)
+        ax.plot(step, exact, drawstyle="steps-post", color="#444444", lw=1.0, label="exact λ", zorder=2)
+    ok = np.asarray(dataset["ok"], bool) if "ok" in dataset else np.isfinite(llc)
+    drawn = np.isfinite(llc)
+    ax.plot(step, llc, color=BLUE, lw=0.8, alpha=0.55, zorder=3)
+    points(ax, step, llc, error, drawn, ok)
+    if (~drawn).any():
+        failures(ax, step[~drawn])
+    ax.set_ylabel("learning\ncoefficient λ̂")
+
+
+def _panel(ax: Axes, dataset: xr.Dataset, name: str) -> None:
+    step, values = np.asarray(dataset["step"], float), np.asarray(dataset[name], float)
+    if values.ndim == 1:
+        ax.plot(step, values, color=BLACK, lw=1.1, marker=".", ms=3)
+    else:
+        for k, (line, color, dash) in enumerate(zip(values.T, *styles(values.shape[1]), strict=True), start=1):
+            ax.plot(step, line, color=color, ls=dash, lw=1.2, label=str(k))
+        if values.shape[1] <= MOST_NAMED:
+            ax.legend(
+                frameon=False,
+                fontsize=7,
+                ncols=values.shape[1],
+                loc="lower right",
+                bbox_to_anchor=(1, 0.98),
+                borderpad=0,
+            )
+    known = values[np.isfinite(values)]
+    if name == "loss" and len(known) and 0 < 20 * known.min() < known.max():
+        ax.set_yscale("log")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.set_ylabel(name.replace("_", "\n"))
+
+
+def _shade(ax: Axes, stages: pd.DataFrame | None) -> None:
+    if stages is None or stages.empty:
+        return
+    for row in stages.itertuples():
+        ax.axvspan(row.onset, row.end, color=ORANGE if row.delta_llc > 0 else SKY, alpha=0.22, lw=0, zorder=0)
+    for milestone in stages["to_step"][:-1]:
+        ax.axvline(milestone, color="#888888", lw=0.7, ls=(0, (4, 3)), zorder=1)
+
+
+def _number(ax: Axes, stages: pd.DataFrame | None) -> None:
+    if stages is None or stages.empty:
+        return
+    for row in stages.itertuples():
+        middle = np.expm1((np.log1p(row.onset) + np.log1p(row.end)) / 2)
+        place: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        ax.annotate(f"{row.stage}{row.kind}", (middle, 1), xycoords=ax.get_xaxis_transform(), fontsize=8, **place)
