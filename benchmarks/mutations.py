@@ -191,7 +191,8 @@ def survives(mutation: Mutation, tree: Path) -> bool:
         raise SystemExit(f"{mutation.file} holds {mutation.right!r} {text.count(mutation.right)} times, expected once")
     file.write_text(text.replace(mutation.right, mutation.wrong))
     try:
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutation.tests.split()]
+        options = ["-x", "-n", "0", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", *options, *mutation.tests.split()]
         done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
     finally:
         file.write_text(text)
