@@ -7,14 +7,14 @@ the same program on the same values.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from sltjax.types import Params, RngKey
 
@@ -103,6 +103,17 @@ def spread(tree: Any, mesh: Mesh | None, *axes: str) -> Any:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes, *rest)))
 
     return jax.tree.map(constrain, tree)
+
+
+def in_turn(function: Callable[[Any], Array], lanes: Any, mesh: Mesh | None) -> Array:
+    """Within a jitted function: a number for each of the leading axes [chain, draw], one after the other on a device.
+
+    Every device takes the chains that lie on it, so that nothing is sent.
+    """
+    num_chains, num_draws = jax.tree.leaves(lanes)[0].shape[:2]
+    devices = math.gcd(num_chains, mesh.shape["chain"] if mesh else 1)
+    parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[2:]), lanes)
+    return jax.vmap(lambda part: jax.lax.map(function, part))(parts).reshape(num_chains, num_draws)
 
 
 def fetch(tree: Any) -> Any:
