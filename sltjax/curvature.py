@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from sltjax import observables as observe
-from sltjax.devices import fetch, portable
+from sltjax.devices import fetch, in_turn, portable
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import LeimkuhlerMatthews
 from sltjax.samplers.noise import gaussian
@@ -112,7 +112,7 @@ def _a_step_away(key: RngKey, anchors: Params, steps: Array, scale: Array) -> Pa
     return jax.vmap(away)(anchors, steps)
 
 
-@partial(jax.jit, static_argnames=("batch_size", "iterations"))
+@partial(jax.jit, static_argnames=("batch_size", "iterations", "mesh"))
 def largest_curvature(
     key: RngKey,
     posteriors: LocalPosterior,
@@ -120,6 +120,7 @@ def largest_curvature(
     data: Batch,
     batch_size: int,
     iterations: int = POWER_ITERATIONS,
+    mesh: Mesh | None = None,
 ) -> Float[Array, " checkpoint"]:
     """The largest |eigenvalue| of ∇²U_B over positions [checkpoint, chain, draw, ...], by power iteration."""
     start_key = as_threefry(key)
@@ -139,7 +140,6 @@ def largest_curvature(
         return jax.lax.scan(iterate, start, length=iterations)[1][-1]
 
     def at_checkpoint(posterior: LocalPosterior, positions: Params) -> Array:
-        flat = jax.tree.map(lambda w: w.reshape(-1, *w.shape[2:]), positions)
-        return jnp.max(jax.lax.map(lambda params: at_position(posterior, params), flat))
+        return jnp.max(in_turn(lambda params: at_position(posterior, params), positions, mesh))
 
     return jax.vmap(at_checkpoint)(posteriors, positions)

@@ -7,14 +7,14 @@ the same program on the same values.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from sltjax.types import Params, RngKey
 
@@ -22,6 +22,10 @@ AXES = ("checkpoint", "chain", "model")
 
 Partition = PyTree[PartitionSpec]
 """How parameters are spread over "model": a PartitionSpec a leaf, or one for a whole subtree."""
+
+
+Layout = tuple[NamedSharding, ...] | None
+"""How the leaves of a tree lie on the devices; None for the one device."""
 
 
 def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
@@ -57,6 +61,15 @@ def place(anchors: Params, mesh: Mesh | None, partition: Partition | None = None
     """
     if mesh is None:
         return jax.tree.map(jax.numpy.asarray, anchors)
+    return jax.tree.map(_put, anchors, shardings(anchors, mesh, partition))
+
+
+def shardings(anchors: Params, mesh: Mesh, partition: Partition | None = None) -> PyTree[NamedSharding]:
+    """How a stack of checkpoints [checkpoint, ...] lies on the devices.
+
+    Raises:
+        ValueError: the partition does not fit the parameters.
+    """
     specs = PartitionSpec() if partition is None else partition
     is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
     try:
@@ -66,19 +79,20 @@ def place(anchors: Params, mesh: Mesh | None, partition: Partition | None = None
             f"the partition is no prefix of the parameters ({error}); give a PartitionSpec for every leaf, "
             "or one for a whole subtree"
         ) from None
-    return jax.tree.map(lambda w, spec: _put(w, mesh, PartitionSpec("checkpoint", *spec)), anchors, whole)
+    return jax.tree.map(lambda _, spec: NamedSharding(mesh, PartitionSpec("checkpoint", *spec)), anchors, whole)
 
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """The same values on every device; keys included."""
     if mesh is None:
         return jax.tree.map(jax.numpy.asarray, tree)
+    everywhere = NamedSharding(mesh, PartitionSpec())
 
     def put(x: Any) -> Any:
         if isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
-            data = _put(np.asarray(jax.random.key_data(x)), mesh, PartitionSpec())
+            data = _put(np.asarray(jax.random.key_data(x)), everywhere)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-        return _put(np.asarray(x), mesh, PartitionSpec())
+        return _put(np.asarray(x), everywhere)
 
     return jax.tree.map(put, tree)
 
@@ -88,9 +102,9 @@ def portable(key: RngKey) -> np.ndarray:
     return np.asarray(jax.random.key_data(key) if jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) else key)
 
 
-def _put(x: np.ndarray, mesh: Mesh, spec: PartitionSpec) -> jax.Array:
+def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """Every process gives its own devices their part: nothing is sent."""
-    return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda index: x[index])
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def spread(tree: Any, mesh: Mesh | None, *axes: str) -> Any:
@@ -103,6 +117,47 @@ def spread(tree: Any, mesh: Mesh | None, *axes: str) -> Any:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes, *rest)))
 
     return jax.tree.map(constrain, tree)
+
+
+def in_turn(function: Callable[[Any], Array], lanes: Any, mesh: Mesh | None) -> Array:
+    """Within a jitted function: a number for each of the leading axes [chain, draw], one after the other on a device.
+
+    Every device takes the chains that lie on it, so that nothing is sent.
+    """
+    num_chains, num_draws = jax.tree.leaves(lanes)[0].shape[:2]
+    devices = math.gcd(num_chains, mesh.shape["chain"] if mesh else 1)
+    parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[2:]), lanes)
+    return jax.vmap(lambda part: jax.lax.map(function, part))(parts).reshape(num_chains, num_draws)
+
+
+def layout_of(tree: Any, mesh: Mesh | None) -> Layout:
+    """How the leaves of a tree lie on the mesh, of which a jitted function knows nothing by itself."""
+    return None if mesh is None else tuple(x.sharding for x in jax.tree.leaves(tree))
+
+
+def lay(tree: Any, layout: Layout) -> Any:
+    """Within a jitted function: arrays that lie as told."""
+    if layout is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, jax.tree.unflatten(jax.tree.structure(tree), layout))
+
+
+def lay_lanes(tree: Any, anchors: Params, layout: Layout) -> Any:
+    """Within a jitted function: what in the states of lanes is shaped like parameters lies on "model" as anchors do.
+
+    What does not come of them, such as noise, would lie whole on every device otherwise.
+    """
+    if layout is None:
+        return tree
+    lanes = tuple(NamedSharding(x.mesh, PartitionSpec("checkpoint", "chain", *x.spec[1:])) for x in layout)
+
+    def form(tree: Any, lane_axes: int) -> Any:
+        return jax.tree.structure(tree), [np.shape(x)[lane_axes:] for x in jax.tree.leaves(tree)]
+
+    def is_like(part: Any) -> bool:
+        return form(part, 2) == form(anchors, 1)
+
+    return jax.tree.map(lambda part: lay(part, lanes) if is_like(part) else part, tree, is_leaf=is_like)
 
 
 def fetch(tree: Any) -> Any:

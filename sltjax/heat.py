@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from sltjax.curvature import largest_curvature
-from sltjax.devices import fetch, portable
+from sltjax.devices import fetch, in_turn, portable
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import SGHMC, SGLD, Identity, LeimkuhlerMatthews, UnderdampedLangevin
 from sltjax.sampling import as_threefry, draw_batch, sample_block
@@ -37,6 +38,7 @@ def sample_judged(
     data: Batch,
     schedule: Schedule,
     *,
+    mesh: Mesh | None = None,
     looks_at_curvature: bool = False,
     **options: Any,
 ) -> Trace:
@@ -47,7 +49,7 @@ def sample_judged(
     """
     distance = squared_step(sampler)
     if distance is None or schedule.batch_size == count_examples(data):
-        return sample_block(key, posteriors, steps, sampler, data, schedule, **options)
+        return sample_block(key, posteriors, steps, sampler, data, schedule, mesh=mesh, **options)
     noise_key = jax.random.fold_in(as_threefry(key), 2**32 - 3)
     chunks = math.ceil(schedule.num_draws / schedule.chunk)
     seen: list[Array] = []
@@ -58,11 +60,11 @@ def sample_judged(
         if next(skip) == 0:
             positions = jax.tree.map(lambda w: w[:, :, None], states.params)
             where = (portable(jax.random.fold_in(noise_key, len(seen))), posteriors, positions, data)
-            seen.append(_gradient_noise(*where, schedule.batch_size))
+            seen.append(_gradient_noise(*where, schedule.batch_size, mesh=mesh))
             if looks_at_curvature and len(seen) % 4 == 1:  # it costs much more
-                met.append(largest_curvature(*where, schedule.batch_size))
+                met.append(largest_curvature(*where, schedule.batch_size, mesh=mesh))
 
-    trace = sample_block(key, posteriors, steps, sampler, data, schedule, on_draws=look, **options)
+    trace = sample_block(key, posteriors, steps, sampler, data, schedule, on_draws=look, mesh=mesh, **options)
     noise = np.stack(fetch(seen)).mean(axis=0, dtype=np.float64)
     curvature = {"curvature": np.stack(fetch(met)).max(axis=0)} if met else {}
     return {**trace, "heat": heat_of_noise(noise, distance), **curvature}
@@ -109,8 +111,15 @@ def gradient_noise(
     return np.asarray(noise, np.float64)
 
 
-@partial(jax.jit, static_argnums=4)
-def _gradient_noise(key: RngKey, posteriors: LocalPosterior, positions: Params, data: Batch, batch_size: int) -> Array:
+@partial(jax.jit, static_argnames=("batch_size", "mesh"))
+def _gradient_noise(
+    key: RngKey,
+    posteriors: LocalPosterior,
+    positions: Params,
+    data: Batch,
+    batch_size: int,
+    mesh: Mesh | None = None,
+) -> Array:
     def at_position(posterior: LocalPosterior, params: Params, key: Array) -> Array:
         def gradient(key: Array) -> Params:
             batch = draw_batch(key, data, batch_size)
@@ -120,10 +129,8 @@ def _gradient_noise(key: RngKey, posteriors: LocalPosterior, positions: Params, 
         return optax.tree.norm(optax.tree.sub(one, other), squared=True) / 2
 
     def at_checkpoint(posterior: LocalPosterior, positions: Params) -> Array:
-        num_chains = len(jax.tree.leaves(positions)[0])
-        flat = jax.tree.map(lambda w: w.reshape(-1, *w.shape[2:]), positions)
-        keys = jax.random.split(as_threefry(key), len(jax.tree.leaves(flat)[0]))
-        noise = jax.lax.map(lambda both: at_position(posterior, *both), (flat, keys))
-        return jnp.mean(noise.reshape(num_chains, -1), axis=1)
+        keys = jax.random.split(as_threefry(key), jax.tree.leaves(positions)[0].shape[:2])
+        noise = in_turn(lambda both: at_position(posterior, *both), (positions, keys), mesh)
+        return jnp.mean(noise, axis=1)
 
     return jax.vmap(at_checkpoint)(posteriors, positions)

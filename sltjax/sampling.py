@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Int
 
 from sltjax import observables as observe
-from sltjax.devices import fetch, spread
+from sltjax.devices import Layout, Partition, fetch, lay, lay_lanes, layout_of, shardings, spread
 from sltjax.losses import BehavioralLoss
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers.adaptation import set_learning
@@ -108,7 +108,9 @@ def sample_block(
         name -> array [checkpoint, chain, draw, ...].
     """
     kinds = kinds_of(sampler)
-    lanes, states = _start(key, posteriors, np.asarray(steps), sampler, kinds, schedule.num_chains, mesh)
+    layout = layout_of(posteriors.anchor, mesh)
+    lanes, states = _start(key, posteriors, np.asarray(steps), sampler, kinds, schedule.num_chains, mesh, layout)
+    layout = layout_of(states, mesh)
     total = schedule.burn_in_draws + schedule.num_draws
     num_lanes = len(steps) * schedule.num_chains
     recorded: list[Trace] = []
@@ -124,7 +126,7 @@ def sample_block(
             batch_size=schedule.batch_size,
             chunk=schedule.chunk,
             observables=tuple(observables.items()),
-            mesh=mesh,
+            layout=layout,
         )
         if first + schedule.chunk > schedule.burn_in_draws:
             on_draws(states)
@@ -155,7 +157,7 @@ def kinds_of(sampler: Sampler) -> str:
     return str(jax.tree.structure(sampler))
 
 
-@partial(jax.jit, static_argnames=("kinds", "num_chains", "mesh"))
+@partial(jax.jit, static_argnames=("kinds", "num_chains", "mesh", "layout"))
 def _start(
     key: RngKey,
     posteriors: LocalPosterior,
@@ -164,6 +166,7 @@ def _start(
     kinds: str,
     num_chains: int,
     mesh: Mesh | None,
+    layout: Layout,
 ) -> tuple[_Lanes, Any]:
     batch_key, noise_key, start_key = jax.random.split(as_threefry(key), 3)
     chains = jnp.arange(num_chains)
@@ -179,10 +182,10 @@ def _start(
     posteriors, samplers = spread((posteriors, samplers), mesh, "checkpoint")
     keys, start_keys = spread((lane_keys(noise_key), lane_keys(start_key)), mesh, "checkpoint", "chain")
     states = spread(jax.vmap(start)(samplers, start_keys, posteriors.anchor), mesh, "checkpoint", "chain")
-    return _Lanes(posteriors, samplers, keys, batch_key), states
+    return _Lanes(posteriors, samplers, keys, batch_key), lay_lanes(states, posteriors.anchor, layout)
 
 
-@partial(jax.jit, static_argnames=("kinds", "batch_size", "chunk", "observables", "mesh"), donate_argnames="states")
+@partial(jax.jit, static_argnames=("kinds", "batch_size", "chunk", "observables", "layout"), donate_argnames="states")
 def _advance(
     states: Any,
     lanes: _Lanes,
@@ -195,7 +198,7 @@ def _advance(
     batch_size: int,
     chunk: int,
     observables: tuple[tuple[str, Observable], ...],
-    mesh: Mesh | None,
+    layout: Layout,
 ) -> tuple[Any, Trace]:
     def step(states: Any, time: Array) -> tuple[Any, Info]:
         batch = draw_batch(jax.random.fold_in(lanes.batch_key, time), data, batch_size)
@@ -226,60 +229,94 @@ def _advance(
     shapes = jax.eval_shape(lambda states: observe_lanes(step(states, jnp.int32(0))[1]), states)
     nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     states, trace = jax.lax.scan(draw, states, jnp.arange(chunk))
-    states = spread(states, mesh, "checkpoint", "chain")
-    return states, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), trace)
+    return lay(states, layout), jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), trace)
 
 
-def program_memory(
+def lower_block(
     posterior: LocalPosterior,
     width: int,
     sampler: Sampler,
     data: Batch,
     schedule: Schedule,
     observables: Mapping[str, Observable] = DEFAULT_OBSERVABLES,
-) -> int:
-    """Bytes that sampling so many checkpoints at once takes on a device, by the compiled program; nothing is run."""
+    mesh: Mesh | None = None,
+    partition: Partition | None = None,
+) -> dict[str, jax.stages.Lowered]:
+    """The programs that `condition_all` and `sample_block` run, from shapes alone: nothing is run, and nothing is held.
 
-    def shaped(x: Any) -> Any:
-        return jax.ShapeDtypeStruct((width, *np.shape(x)), jnp.float32)
+    Args:
+        posterior: around a checkpoint, which may be shapes (`jax.ShapeDtypeStruct`).
+        width: checkpoints at once.
+        sampler: its hyperparameters are scalars.
+        data: arrays, or shapes.
+        schedule: lengths and sizes.
+        observables: name -> what to record.
+        mesh: of devices, which need not be there.
+        partition: of the parameters, along "model".
 
-    anchors = jax.tree.map(shaped, posterior.anchor)
-    if not isinstance(posterior.loss, BehavioralLoss):
-        posterior = dataclasses.replace(posterior, loss=jax.tree_util.Partial(posterior.loss))
-    posteriors = jax.eval_shape(
-        lambda anchors, data: _condition_all(posterior.at(anchors), data, schedule.batch_size), anchors, data
-    )
+    Returns:
+        "condition", "start" and "advance", in the order in which they run.
+    """
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    stack = jax.tree.map(lambda w: jax.ShapeDtypeStruct((width, *np.shape(w)), jnp.float32), posterior.anchor)
+    anchors = stack if mesh is None else jax.tree.map(_laid, stack, shardings(stack, mesh, partition))
+    data = jax.tree.map(lambda x: _laid(x, everywhere), jax.eval_shape(lambda data: data, data))
+    key, steps = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((width,), jnp.int32)
+    condition = _condition_all.lower(_traceable(posterior.at(anchors)), data, schedule.batch_size)
     kinds = kinds_of(sampler)
-    steps = jax.ShapeDtypeStruct((width,), jnp.int32)
-    sampler = jax.tree.map(jnp.float32, sampler)
-    key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    start = partial(_start, kinds=kinds, num_chains=schedule.num_chains, mesh=None)
-    lanes, states = jax.eval_shape(start, key, posteriors, steps, sampler)
-    options = {"kinds": kinds, "batch_size": schedule.batch_size, "chunk": schedule.chunk, "mesh": None}
-    lowered = _advance.lower(
+    posteriors = _returned(condition, mesh)
+    layout = layout_of(posteriors.anchor, mesh)
+    start = _start.lower(key, posteriors, steps, sampler, kinds, schedule.num_chains, mesh, layout)
+    lanes, states = _returned(start, mesh)
+    advance = _advance.lower(
         states,
         lanes,
         0,
         0,
         1,
         data,
+        kinds=kinds,
+        batch_size=schedule.batch_size,
+        chunk=schedule.chunk,
         observables=tuple(observables.items()),
-        **options,
+        layout=layout_of(states, mesh),
     )
-    used: Any = lowered.compile().memory_analysis()
+    return {"condition": condition, "start": start, "advance": advance}
+
+
+def _laid(x: Any, sharding: Sharding | None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _returned(program: jax.stages.Lowered, mesh: Mesh | None) -> Any:
+    """The shapes of what a program returns, and on several devices how they lie, which is its compiler's choice."""
+    if mesh is None:
+        return program.out_info
+    return jax.tree.map(_laid, program.out_info, program.compile().output_shardings)
+
+
+def bytes_on_a_device(program: jax.stages.Compiled) -> int:
+    """What a program takes while it runs: arguments, results that do not take their place, and temporaries."""
+    used: Any = program.memory_analysis()
     return used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes - used.alias_size_in_bytes
 
 
 def condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:
     """The posteriors around a stack of anchors, each conditioned on the data; all leaves get a [checkpoint] axis."""
-    if not isinstance(posterior.loss, BehavioralLoss):  # a plain function is no pytree
-        posterior = dataclasses.replace(posterior, loss=jax.tree_util.Partial(posterior.loss))
-    return _condition_all(posterior, data, batch_size)
+    return _condition_all(_traceable(posterior), data, batch_size)
+
+
+def _traceable(posterior: LocalPosterior) -> LocalPosterior:
+    """With a loss that is a pytree, as plain functions are not."""
+    if isinstance(posterior.loss, BehavioralLoss):
+        return posterior
+    return dataclasses.replace(posterior, loss=jax.tree_util.Partial(posterior.loss))
 
 
 @partial(jax.jit, static_argnums=2)
 def _condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:
-    return jax.vmap(lambda anchor: posterior.at(anchor).condition(data, batch_size))(posterior.anchor)
+    conditioned = jax.vmap(lambda anchor: posterior.at(anchor).condition(data, batch_size))(posterior.anchor)
+    return jax.tree.map(lambda x: x.astype(x.dtype), conditioned)  # the same program for an nβ that is but a number
 
 
 def draw_batch(key: Array, data: Batch, batch_size: int) -> Batch:

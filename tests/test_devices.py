@@ -3,8 +3,9 @@
 Run as a script, `python test_devices.py ROLE FOLDER ...`, this file is a process with devices of its own.
 """
 
+import json
+import math
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 NUM_CHECKPOINTS = 6
+NUM_LANES = {"checkpoint": 8, "chain": 4}
 
 
 def start(role, folder, *arguments, devices=1):
@@ -52,18 +54,23 @@ def test_the_same_draws_on_any_number_of_devices(alone, tmp_path, devices, sizes
     np.testing.assert_allclose(spread.llc, alone.llc, rtol=1e-4)
 
 
-def test_nothing_is_communicated_between_lanes():
-    said = finish(start("program", "-", "4,2,1", devices=8))
-    assert "sharded over 8 devices" in said
-    assert not re.findall(r"(all-reduce|all-gather|all-to-all|collective-permute)\(", said)
-
-
-def test_a_model_is_spread_as_its_partition_says():
-    said = finish(start("program", "-", "2,1,2", devices=4))
-    weight = re.search(r"state of w: (\S+) a device of (\S+)", said)
-    assert weight
-    assert weight[1] == "(3,4,8,8)"  # 6 checkpoints over 2, 16 columns over 2
-    assert weight[2] == "(6,4,8,16)"
+@pytest.mark.parametrize("sizes", ["1,1,1", "4,2,1", "2,2,2"])
+def test_programs_lowered_from_shapes_run_send_nothing_between_lanes_and_hold_their_part(tmp_path, sizes):
+    over = sizes_of(sizes)
+    said = json.loads(finish(start("programs", tmp_path, sizes, devices=math.prod(over.values()))).splitlines()[-1])
+    # a run finds its programs compiled before, from shapes, and compiles none of them again, chunk after chunk
+    assert [name.split("-")[0] for name in said["lowered"]] == ["jit__advance", "jit__condition_all", "jit__start"]
+    assert said["run"] == said["lowered"]
+    # nothing is sent between lanes, but between the parts of a model
+    assert set(said["along"]) == {"condition", "start", "advance", "noise"}
+    assert {axes for found in said["along"].values() for axes in found} == ({"model"} if over["model"] > 1 else set())
+    # a device has its part of the parameters and of the momentum, which begins as noise; so says the compiler
+    lanes = [NUM_LANES[axis] // over[axis] for axis in ("checkpoint", "chain")]
+    part = 16 // over["model"]
+    expected = {"scale": [*lanes, 8], "v": [*lanes, part], "w": [*lanes, 8, part]}
+    assert said["states"] == {"params": expected, "momentum": expected}
+    flags = math.prod(lanes)
+    assert said["passed_on"] == 2 * 4 * sum(map(math.prod, expected.values())) + flags
 
 
 def test_two_processes_work_as_one(alone, tmp_path):
@@ -90,10 +97,10 @@ def problem():
 
     def params(step):
         key = jax.random.key(step)
-        return {"w": 0.5 * jax.random.normal(key, (8, 16)), "v": jnp.ones(16) * 0.1 * step}
+        return {"scale": jnp.ones(8), "w": 0.5 * jax.random.normal(key, (8, 16)), "v": jnp.ones(16) * 0.1 * step}
 
     def apply(params, batch):
-        return jnp.tanh(batch @ params["w"]) @ params["v"]
+        return jnp.tanh((params["scale"] * batch) @ params["w"]) @ params["v"]
 
     data = jax.random.normal(jax.random.key(9), (256, 8))
     pairs = {step: params(step) for step in range(NUM_CHECKPOINTS)}
@@ -103,7 +110,7 @@ def problem():
 def partition():
     from jax.sharding import PartitionSpec
 
-    return {"w": PartitionSpec(None, "model"), "v": PartitionSpec("model")}
+    return {"scale": PartitionSpec(), "w": PartitionSpec(None, "model"), "v": PartitionSpec("model")}
 
 
 def sizes_of(text):
@@ -140,38 +147,64 @@ def run_sweep(folder, sizes="1,1,1", address=None, rank=0):
     print(f"{dataset.sizes['checkpoint']} checkpoints, sampled {len(sampled)}")
 
 
-def show_program(folder, sizes):
-    """The compiled program of a chunk, and how the states of its lanes lie."""
+def show_programs(folder, sizes):
+    """Lower from shapes and compile, then run: the programs in the cache after each, what they send, how states lie."""
     import jax
     import numpy as np
 
-    import sltjax
-    from sltjax import sampling
-    from sltjax.devices import make_mesh, place, replicate
+    sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+    from ahead_of_time import collectives
 
-    loss, checkpoints, data = problem()
-    mesh = make_mesh(sizes_of(sizes))
-    stack = jax.tree.map(lambda *w: np.stack(w), *(checkpoints.load(step) for step in checkpoints.steps))
-    width = mesh.shape["checkpoint"]
-    stack = jax.tree.map(lambda w: np.resize(w, (-(-len(w) // width) * width, *w.shape[1:])), stack)
-    anchors = place(stack, mesh, partition() if sizes.endswith("2") else None)
+    import sltjax
+    from sltjax import heat, sampling
+    from sltjax.devices import make_mesh, place, replicate
+    from sltjax.schedule import Schedule
+
+    def cached():
+        files = sorted(path.name for path in Path(folder).glob("jit__*-cache"))
+        return [name for name in files if name.split("-")[0] in ("jit__condition_all", "jit__start", "jit__advance")]
+
+    def along(program):
+        return sorted({axes for _, axes, _ in collectives(program.as_text(), tuple(sizes_of(sizes).values()))})
+
+    def shapes(states):
+        return jax.tree.map(lambda x: list(x.addressable_shards[0].data.shape), states)
+
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    mesh, spec = make_mesh(sizes_of(sizes)), partition() if sizes.endswith("2") else None
+    behavior, checkpoints, data = problem()
+    params = checkpoints.load(0)
+    posterior = sltjax.LocalPosterior(lambda params, batch: (behavior.apply(params, batch) - 1) ** 2, params, 50.0, 1.0)
+    sampler = sltjax.UnderdampedLangevin(1e-3)
+    num_checkpoints, num_chains = NUM_LANES.values()
+    schedule = Schedule(num_chains, num_draws=40, burn_in=10, thin=1, batch_size=32)
+    lowered = sampling.lower_block(posterior, num_checkpoints, sampler, data, schedule, mesh=mesh, partition=spec)
+    compiled = {name: program.compile() for name, program in lowered.items()}
+    before = cached()
+
+    seen = []
+    stack = jax.tree.map(lambda w: np.stack([w] * num_checkpoints), params)
     data = replicate(data, mesh)
-    posterior = sltjax.LocalPosterior(loss, checkpoints.load(0), 50.0, 1.0)
-    posteriors = sampling.condition_all(posterior.at(anchors), data, 32)
-    sampler = sltjax.SGLD(1e-4)
-    steps = np.arange(len(jax.tree.leaves(stack)[0]))
-    kinds = sampling.kinds_of(sampler)
-    lanes, states = sampling._start(jax.random.key_data(jax.random.key(0)), posteriors, steps, sampler, kinds, 4, mesh)
-    observables = tuple(sampling.DEFAULT_OBSERVABLES.items())
-    options = {"kinds": kinds, "batch_size": 32, "chunk": 10, "observables": observables, "mesh": mesh}
-    program = sampling._advance.lower(states, lanes, 0, 10, 1, data, **options).compile()
-    states, _ = sampling._advance(states, lanes, 0, 10, 1, data, **options)
-    w = states.params["w"]
-    print(program.as_text())
-    print(f"sharded over {len(w.sharding.device_set)} devices")
-    shape = lambda x: str(x).replace(" ", "")  # noqa: E731
-    print(f"state of w: {shape(w.addressable_shards[0].data.shape)} a device of {shape(w.shape)}")
+    posteriors = sampling.condition_all(posterior.at(place(stack, mesh, spec)), data, 32)
+    key = jax.random.key_data(jax.random.key(0))
+    steps = np.arange(num_checkpoints)
+    look = lambda states: seen.append(jax.tree.map(jax.numpy.copy, states))  # noqa: E731
+    sampling.sample_block(key, posteriors, steps, sampler, data, schedule, mesh=mesh, on_draws=look)
+    after = cached()
+    assert len(seen) > 1
+    positions = jax.tree.map(lambda w: w[:, :, None], seen[-1].params)
+    noise = heat._gradient_noise.lower(key, posteriors, positions, data, 32, mesh=mesh).compile()
+    said = {
+        "along": {name: along(program) for name, program in {**compiled, "noise": noise}.items()},
+        "lowered": before,
+        "run": after,
+        "states": {"params": shapes(seen[-1].params), "momentum": shapes(seen[-1].momentum)},
+        "passed_on": compiled["advance"].memory_analysis().alias_size_in_bytes,
+    }
+    print(json.dumps(said))
 
 
 if __name__ == "__main__":
-    {"sweep": run_sweep, "program": show_program}[sys.argv[1]](*sys.argv[2:])
+    {"sweep": run_sweep, "programs": show_programs}[sys.argv[1]](*sys.argv[2:])

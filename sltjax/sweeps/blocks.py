@@ -103,6 +103,12 @@ class Job:
         """The data, on all of them."""
         return replicate(self.data, self.mesh)
 
+    @property
+    def num_slots(self) -> int:
+        """The width, filled up so that devices share it evenly."""
+        along = self.mesh.shape["checkpoint"] if self.mesh else 1
+        return math.ceil(self.width / along) * along
+
     def outcomes(self, block: Block, known: Known, report: Report) -> Iterator[tuple[int, Outcome]]:
         """Sample what the block has that is sound and not yet known; (step, what came of it) for these.
 
@@ -170,8 +176,7 @@ class Job:
         """Places without a sound checkpoint are filled with a sound one, whose lanes are dropped."""
         filler = next(iter(usable))
         slots = [step if step in usable else filler for step in steps]
-        along = self.mesh.shape["checkpoint"] if self.mesh else 1
-        slots += [filler] * (math.ceil(self.width / along) * along - len(slots))
+        slots += [filler] * (self.num_slots - len(slots))
         stack = jax.tree.map(lambda *leaves: np.stack(leaves), *(usable[step] for step in slots))
         anchors = place(stack, self.mesh, self.partition)
         posteriors = condition_all(self.posterior.at(anchors), self.placed_data, self.schedule.batch_size)

@@ -16,9 +16,10 @@ from sltjax.calibration import ALL_AFFORDABLE, MAX_DRAWS, MIN_DRAWS, THIN
 from sltjax.checkpoints import Skipped, Source
 from sltjax.results import bytes_a_unit
 from sltjax.samplers import GHMC, Newton, UnderdampedLangevin
-from sltjax.sampling import program_memory
+from sltjax.sampling import bytes_on_a_device, lower_block
 from sltjax.schedule import Schedule
 from sltjax.store import Store
+from sltjax.sweeps.blocks import Job
 from sltjax.sweeps.manifest import Manifest
 from sltjax.sweeps.setup import Setup, prepare
 from sltjax.types import Batch, Loss, RngKey, Sampler
@@ -201,8 +202,14 @@ def _probe(setup: Setup, block_size: int, schedule: Schedule) -> _Probed:
                 break
             thin = math.ceil(thin * min(100.0, PROBE_SECONDS / max(drawing, 1e-3)))
         once = tuple(compiled)
-    memory = program_memory(setup.posterior, block_size, _sampler(setup), job.placed_data, short, setup.observables)
-    return _Probed(memory, once, max(0.0, whole - drawing), drawing / short.num_steps)
+    return _Probed(_memory(setup, job, short), once, max(0.0, whole - drawing), drawing / short.num_steps)
+
+
+def _memory(setup: Setup, job: Job, schedule: Schedule) -> int:
+    """Over all devices, each of which holds its part."""
+    what = (setup.posterior, job.num_slots, _sampler(setup), setup.data, schedule, setup.observables)
+    advance = lower_block(*what, job.mesh, setup.partition)["advance"]
+    return (job.mesh.size if job.mesh else 1) * bytes_on_a_device(advance.compile())
 
 
 @contextmanager
