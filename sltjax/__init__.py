@@ -14,6 +14,7 @@ from sltjax.estimate import estimate_llc
 from sltjax.estimators import fit_llc, llc, localisation_bias, multiplicity_correction, two_temperature_llc
 from sltjax.losses import behavioral_loss, in_precision, kl_divergence, restrict, squared_distance
 from sltjax.models import from_linen, from_nnx
+from sltjax.parts import part
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.samplers import (
     GHMC,
@@ -36,7 +37,7 @@ from sltjax.types import Estimate, Health
 if TYPE_CHECKING:
     from sltjax import checkpoints, sweeps, truth
     from sltjax.development import stages
-    from sltjax.results import open_results
+    from sltjax.results import open_parts, open_results
     from sltjax.store import StoreError
     from sltjax.sweeps import sweep
 
@@ -47,6 +48,7 @@ _LATE = {
     "truth": "sltjax.truth",
     "sweeps": "sltjax.sweeps",
     "stages": "sltjax.development",
+    "open_parts": "sltjax.results",
     "open_results": "sltjax.results",
     "StoreError": "sltjax.store",
     "sweep": "sltjax.sweeps",
@@ -85,7 +87,9 @@ __all__ = [
     "localisation_bias",
     "multiplicity_correction",
     "newton",
+    "open_parts",
     "open_results",
+    "part",
     "restrict",
     "rmsprop",
     "sample",

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from sltjax.calibration import Calibration
     from sltjax.sweeps import Plan
 
 PARTIAL = 3
@@ -55,7 +56,7 @@ def demo(
         for exact, value, error in plateaus(dataset):
             table.add_row(f"{exact:g}", f"{value:.2f} ± {error:.2f}", f"{100 * (value / exact - 1):+.1f} %")
         console.print(table, f"{time.perf_counter() - start:.0f} seconds in all")
-        _exit_by_status(dataset)
+        _exit_by_status([dataset])
 
 
 RecipeFile = Annotated[Path, typer.Argument(help="a TOML file; see the README")]
@@ -67,10 +68,12 @@ def plan(recipe: RecipeFile) -> None:
     with _said_plainly():
         from sltjax.sweeps.recipe import read_recipe
 
+        read = read_recipe(recipe)
         console.print("compiling a block, and running it for some seconds …")
-        planned = read_recipe(recipe).plan()
-        console.print(_plan_table(planned))
-        if not planned.is_calibrated:
+        planned = {problem: read.plan(problem) for problem in read.problems}
+        for problem, each in planned.items():
+            console.print(_plan_table(each, problem))
+        if not all(each.is_calibrated for each in planned.values()):
             console.print("lengths are not settled yet: `sltjax calibrate` settles them, and narrows these ranges")
 
 
@@ -78,29 +81,40 @@ def plan(recipe: RecipeFile) -> None:
 def calibrate(recipe: RecipeFile) -> None:
     """Choose the numerics from a few checkpoints, for `run` to go on with."""
     with _said_plainly():
-        from sltjax import plots
-        from sltjax.plots.drawing import with_error
         from sltjax.sweeps.recipe import read_recipe
 
         read = read_recipe(recipe)
-        chosen = read.calibrate()
-        schedule = chosen.schedule
+        for problem in read.problems:
+            _head(problem)
+            _tell_chosen(read.calibrate(problem), read.store_of(problem))
+
+
+def _tell_chosen(chosen: "Calibration", folder: Path) -> None:
+    """What calibration chose and why, on the screen and as a figure in the folder."""
+    from sltjax import plots
+    from sltjax.plots.drawing import with_error
+
+    schedule = chosen.schedule
+    console.print(
+        f"{type(chosen.sampler).__name__}, {schedule.num_chains} chains of {schedule.num_draws:,} draws, one every "
+        f"{schedule.thin} steps, after {schedule.burn_in:,} steps of burn-in, on {schedule.batch_size:,} examples"
+    )
+    for step, (index, seen) in dict(zip(chosen.steps, enumerate(chosen.pilot), strict=False)).items():
+        value, error = with_error(seen.value, seen.std_error), chosen.expected_error(index)
+        console.print(f"pilot at step {step:,}: λ̂ = {value}; the error will be about {error:.1%}")
+    if chosen.wanted_draws > schedule.num_draws:
         console.print(
-            f"{type(chosen.sampler).__name__}, {schedule.num_chains} chains of {schedule.num_draws:,} draws, one every "
-            f"{schedule.thin} steps, after {schedule.burn_in:,} steps of burn-in, on {schedule.batch_size:,} examples"
+            f"an error of {chosen.error:.1%} and chains that agree would take {chosen.wanted_draws:,} draws: raise "
+            "max_chain_steps, or num_draws if it is set, for that"
         )
-        for step, (index, seen) in dict(zip(chosen.steps, enumerate(chosen.pilot), strict=False)).items():
-            value, error = with_error(seen.value, seen.std_error), chosen.expected_error(index)
-            console.print(f"pilot at step {step:,}: λ̂ = {value}; the error will be about {error:.1%}")
-        if chosen.wanted_draws > schedule.num_draws:
-            console.print(
-                f"an error of {chosen.error:.1%} and chains that agree would take {chosen.wanted_draws:,} draws: raise "
-                f"{'num_draws' if read.sampling.num_draws else 'max_chain_steps'} for that"
-            )
-        if chosen.pilot:
-            figure = read.store_path / "calibration.png"
-            plots.calibration(chosen).savefig(figure, dpi=150)
-            console.print(f"figure  {figure}", soft_wrap=True)
+    if chosen.pilot:
+        plots.calibration(chosen).savefig(folder / "calibration.png", dpi=150)
+        console.print(f"figure  {folder / 'calibration.png'}", soft_wrap=True)
+
+
+def _head(problem: str | None) -> None:
+    if problem is not None:
+        console.print(f"part  {problem}", markup=False)
 
 
 @app.command()
@@ -117,14 +131,17 @@ def run(
         console.print(
             f"checkpoints  {read.checkpoints_format}, in {read.checkpoints_path}", soft_wrap=True, markup=False
         )
-        dataset = read.run(progress=True, shard=_shard(shard))
-        count = dataset.sizes["checkpoint"]
-        total = len(read.source().steps) if shard else count
-        if count < total:
-            console.print(f"this shard is done; {count} of {total} checkpoints are there so far")
+        found = []
+        for problem in read.problems:
+            _head(problem)
+            found.append(read.run(problem, progress=True, shard=_shard(shard)))
+        counts = [dataset.sizes["checkpoint"] for dataset in found]
+        total = len(read.source().steps) if shard else min(counts)
+        if min(counts) < total:
+            console.print(f"this shard is done; {min(counts)} of {total} checkpoints are there so far")
             return
-        _present(dataset, read.store_path)
-        _exit_by_status(dataset, strict)
+        _present(found[0], read.store_path)
+        _exit_by_status(found, strict)
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
@@ -148,14 +165,17 @@ def report(store: Annotated[Path, typer.Argument(help="the folder of a finished 
 
 def _present(dataset: xr.Dataset, folder: Path) -> None:
     """Stages, figure and report into the folder, the stages on the screen as well."""
-    from sltjax.development import stages
-    from sltjax.plots import development
+    from sltjax import plots
+    from sltjax.development import components, stages
     from sltjax.report import write_report
+    from sltjax.results import open_parts
 
-    table = stages(dataset)
+    table, parts = stages(dataset), open_parts(folder)
     table.to_csv(folder / "stages.csv", index=False)
-    development(dataset, table).savefig(folder / "development.png", dpi=150)
-    page = write_report(dataset, table, folder / "report.html")
+    plots.development(dataset, table).savefig(folder / "development.png", dpi=150)
+    page = write_report(dataset, table, folder / "report.html", parts)
+    if parts:
+        plots.components(components(parts)).savefig(folder / "components.png", dpi=150)
     console.print(_screen_table(table))
     flagged = int(((dataset["status"] == "done") & ~dataset["ok"]).sum())
     if flagged:
@@ -177,9 +197,9 @@ def _screen_table(stages: pd.DataFrame) -> Table | str:
     return table
 
 
-def _plan_table(plan: "Plan") -> Table:
+def _plan_table(plan: "Plan", problem: str | None = None) -> Table:
     """A line a number, with its unit."""
-    table = Table(show_header=False, title="plan", title_justify="left")
+    table = Table(show_header=False, title=f"plan of {problem}" if problem else "plan", title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column()
     fits = "" if not plan.memory_limit > 0 else f", of {_size(plan.memory_limit)}"
@@ -228,12 +248,13 @@ def _duration(seconds: float | int) -> str:
     return f"{seconds:,.0f} seconds"
 
 
-def _exit_by_status(dataset: xr.Dataset, strict: bool = False) -> None:
-    failed = int((dataset["status"] == "failed").sum())
+def _exit_by_status(datasets: Sequence[xr.Dataset], strict: bool = False) -> None:
+    """By the whole and its parts, which have the same checkpoints."""
+    failed = max(int((dataset["status"] == "failed").sum()) for dataset in datasets)
     if failed:
-        console.print(f"{failed} of {dataset.sizes['checkpoint']} checkpoints could not be used: see the report")
+        console.print(f"{failed} of {datasets[0].sizes['checkpoint']} checkpoints could not be used: see the report")
         raise typer.Exit(PARTIAL)
-    if strict and not dataset["ok"].all():
+    if strict and not all(dataset["ok"].all() for dataset in datasets):
         raise typer.Exit(FLAGGED)
 
 

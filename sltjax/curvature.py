@@ -53,7 +53,7 @@ def curvature_a_step_away(
     curvature = np.full(len(steps), np.nan)
     growing = np.ones(len(steps), bool)
     for size in FIRST_STEP_SIZES:
-        positions = _a_step_away(numbers, posteriors.anchor, steps, np.float32(np.sqrt(size)))
+        positions = _a_step_away(numbers, posteriors, steps, np.float32(np.sqrt(size)))
         met = fetch(largest_curvature(numbers, posteriors, positions, data, batch_size, ROUGH_ITERATIONS))
         growing &= size * met <= STEP_TIMES_CURVATURE
         if not growing.any():
@@ -104,12 +104,12 @@ def position(params: Params, info: Info) -> Params:
 
 
 @jax.jit
-def _a_step_away(key: RngKey, anchors: Params, steps: Array, scale: Array) -> Params:
-    def away(anchor: Params, step: Array) -> Params:
-        noise = gaussian(jax.random.fold_in(as_threefry(key), step), anchor)
-        return jax.tree.map(lambda w, z: (w + scale * z)[None, None], anchor, noise)
+def _a_step_away(key: RngKey, posteriors: LocalPosterior, steps: Array, scale: Array) -> Params:
+    def away(posterior: LocalPosterior, step: Array) -> Params:
+        noise = gaussian(jax.random.fold_in(as_threefry(key), step), posterior.start)
+        return jax.tree.map(lambda w, z: (w + scale * z)[None, None], posterior.start, noise)
 
-    return jax.vmap(away)(anchors, steps)
+    return jax.vmap(away)(posteriors, steps)
 
 
 @partial(jax.jit, static_argnames=("batch_size", "iterations", "mesh"))

@@ -9,7 +9,6 @@ from sltjax.calibration import ERROR, Asked, choose, settle
 from sltjax.diagnostics import require_healthy
 from sltjax.estimators import llc
 from sltjax.heat import sample_judged
-from sltjax.losses import restrict
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.sampling import alone, condition_all
 from sltjax.types import Batch, Estimate, Loss, Params, RngKey, Sampler
@@ -56,7 +55,7 @@ def estimate_llc(
         error: the share of λ̂ to which the standard error is to come.
         max_chain_steps: steps times chains that may be taken, calibration included.
         max_seconds: the same in seconds, compilation apart.
-        select: params -> a part of them, to sample that part alone with the rest held fixed.
+        select: params -> a part of them, to sample that part alone with the rest held fixed; see `restrict` and `part`.
         strict: whether to raise where `health` says that something is wrong.
 
     Returns:
@@ -67,10 +66,8 @@ def estimate_llc(
         UnhealthyError: if `strict`, and the estimate is not to be believed; it carries the estimate.
     """
     params = as_float32(params)
-    if select is not None:
-        loss, params = restrict(loss, params, select)
     nbeta = default_nbeta(count_examples(data)) if nbeta is None else nbeta
-    posterior = LocalPosterior(loss, params, nbeta, 1.0 if gamma is None else gamma)
+    posterior = LocalPosterior(loss, params, nbeta, 1.0 if gamma is None else gamma, select=select)
     asked = Asked(sampler, num_chains, num_draws, burn_in, thin, batch_size, error, max_chain_steps, max_seconds)
     size, cost = settle(asked, posterior, data)
     posteriors = condition_all(posterior.at(alone(params)), data, size)

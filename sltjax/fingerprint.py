@@ -57,7 +57,8 @@ def of_loss(posterior: LocalPosterior, data: Batch) -> dict[str, str]:
 
     def losses(anchor: Params, batch: Batch) -> Array:
         # As an argument: a behavioral loss captures its anchor, and must not depend on which checkpoint was first.
-        return posterior.at(anchor).losses(anchor, batch)
+        local = posterior.at(anchor)
+        return local.losses(local.start, batch)
 
     return {"name": name, "fingerprint": of_function(losses, posterior.anchor, batch)}
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import optax
 from flax import struct
 from jaxtyping import Array
 
-from sltjax.losses import BehavioralLoss, losses_in_pieces, mean_loss
+from sltjax.losses import BehavioralLoss, losses_in_pieces, mean_loss, restrict
 from sltjax.types import Batch, Measured, Params, Potential, Scalar
 
 PIECE = 8192  # examples in memory at once where the batch is the full data
@@ -51,6 +52,8 @@ class LocalPosterior:
         anchor_gradient: ∇L_n(w*), filled in by `condition` for batches that are a part of the data.
         anchor_losses: per-example losses at w*, shape [n], filled in by `condition` for batches of all the data.
         anchored: False drops the gradient correction: the plain potential of the literature.
+        select: the part of the weights that chains move, the rest being held at the anchor, as `restrict` takes it;
+            None for all of them. Parameters below are those of the part.
     """
 
     loss: Any
@@ -61,11 +64,17 @@ class LocalPosterior:
     anchor_gradient: Params | None = None
     anchor_losses: Any = None
     anchored: bool = struct.field(pytree_node=False, default=True)
+    select: Callable[[Params], Params] | None = struct.field(pytree_node=False, default=None)
 
     @property
     def measures_anchor(self) -> bool:
         """Whether every example's loss, and its gradient, is 0 at the anchor by construction."""
         return isinstance(self.loss, BehavioralLoss) and self.loss.anchor is None
+
+    @property
+    def start(self) -> Params:
+        """Where chains begin: w*, or the part of it that they move."""
+        return self.anchor if self.select is None else self.select(self.anchor)
 
     def at(self, anchor: Params) -> "LocalPosterior":
         """This posterior, around another checkpoint, or around a stack of them."""
@@ -74,6 +83,8 @@ class LocalPosterior:
     def losses(self, params: Params, batch: Batch) -> Array:
         """Per-example losses of `params`, shape [batch]."""
         loss = self.loss.at(self.anchor) if self.measures_anchor else self.loss
+        if self.select is not None:
+            loss, _ = restrict(loss, self.anchor, self.select)
         return loss(params, batch)
 
     def condition(self, data: Batch, batch_size: int) -> "LocalPosterior":
@@ -81,9 +92,9 @@ class LocalPosterior:
         if self.measures_anchor:
             return dataclasses.replace(self, anchor_loss=jnp.zeros(()))
         if batch_size == len(jax.tree.leaves(data)[0]):
-            losses = losses_in_pieces(self.losses, self.anchor, data, PIECE)
+            losses = losses_in_pieces(self.losses, self.start, data, PIECE)
             return dataclasses.replace(self, anchor_loss=jnp.mean(losses), anchor_losses=losses)
-        loss, gradient = jax.value_and_grad(lambda w: mean_loss(self.losses, w, data, batch_size))(self.anchor)
+        loss, gradient = jax.value_and_grad(lambda w: mean_loss(self.losses, w, data, batch_size))(self.start)
         return dataclasses.replace(self, anchor_loss=loss, anchor_gradient=gradient)
 
     def anchor_terms(self, batch: Batch) -> AnchorTerms:
@@ -93,8 +104,8 @@ class LocalPosterior:
         if self.anchor_losses is not None:
             return AnchorTerms(self.anchor_losses, None)
         if not self.anchored:
-            return AnchorTerms(self.losses(self.anchor, batch), None)
-        losses, pullback = jax.vjp(lambda w: self.losses(w, batch), self.anchor)
+            return AnchorTerms(self.losses(self.start, batch), None)
+        losses, pullback = jax.vjp(lambda w: self.losses(w, batch), self.start)
         (gradient,) = pullback(jnp.full_like(losses, 1 / len(losses)))
         return AnchorTerms(losses, optax.tree.sub(gradient, self.anchor_gradient))
 
@@ -102,7 +113,7 @@ class LocalPosterior:
         """Return U_B as a function params -> (U_B(w), what was measured), U_B(w*) = 0."""
 
         def potential(params: Params) -> tuple[Array, Measured]:
-            offset = optax.tree.sub(params, self.anchor)
+            offset = optax.tree.sub(params, self.start)
             squared_distance = optax.tree.norm(offset, squared=True)
             delta_loss = mean_loss(self.losses, params, batch, PIECE, terms.losses)
             if terms.correction is not None:

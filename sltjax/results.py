@@ -214,6 +214,17 @@ def open_results(store: str | Path) -> xr.Dataset:
     return xr.open_dataset(path, engine="h5netcdf")
 
 
+def open_parts(store: str | Path) -> dict[str, xr.Dataset]:
+    """Name -> Dataset of the parts that a recipe names, as far as they have been sampled; read lazily."""
+    folders = sorted(path for path in parts_of(Path(store)).glob("*") if Store(path).manifest() is not None)
+    return {path.name: open_results(path) for path in folders}
+
+
+def parts_of(store: Path) -> Path:
+    """Where in a store those of its parts lie."""
+    return store / "parts"
+
+
 def _row(unit: Unit | None, failure: str | None, manifest: Mapping[str, Any]) -> Cells:
     """What is said of a checkpoint as a whole."""
     if unit is None:

@@ -175,13 +175,13 @@ def _start(
         fold = jax.random.fold_in
         return jax.vmap(lambda step: jax.vmap(lambda chain: fold(fold(key, step), chain))(chains))(steps)
 
-    def start(sampler: Sampler, keys: Array, anchor: Any) -> Any:
-        return jax.vmap(sampler.init, in_axes=(0, None))(keys, anchor)
+    def start(sampler: Sampler, keys: Array, posterior: LocalPosterior) -> Any:
+        return jax.vmap(sampler.init, in_axes=(0, None))(keys, posterior.start)
 
     samplers = jax.tree.map(lambda x: jnp.broadcast_to(jnp.float32(x), steps.shape), sampler)
     posteriors, samplers = spread((posteriors, samplers), mesh, "checkpoint")
     keys, start_keys = spread((lane_keys(noise_key), lane_keys(start_key)), mesh, "checkpoint", "chain")
-    states = spread(jax.vmap(start)(samplers, start_keys, posteriors.anchor), mesh, "checkpoint", "chain")
+    states = spread(jax.vmap(start)(samplers, start_keys, posteriors), mesh, "checkpoint", "chain")
     return _Lanes(posteriors, samplers, keys, batch_key), lay_lanes(states, posteriors.anchor, layout)
 
 

@@ -40,6 +40,7 @@ def validate(posterior: LocalPosterior, sampler: Sampler | None, data: Batch, sc
             f" got {schedule.batch_size}; or use a sampler for batches, such as SGLD"
         )
     as_float32(posterior.anchor)
+    validate_select(posterior)
     validate_loss(posterior, data)
 
 
@@ -113,6 +114,28 @@ def as_float32(params: Params) -> Params:
     return jax.tree.map(lambda w: np.asarray(w, np.float32), params)
 
 
+def validate_select(posterior: LocalPosterior) -> None:
+    """Refuse to move a part of the weights that is none.
+
+    Raises:
+        ValueError: `select` gives no arrays, changes entries or takes one twice.
+    """
+    if posterior.select is None:
+        return
+    anchor = jax.tree.map(jnp.asarray, posterior.anchor)
+    selected, write_back = jax.vjp(posterior.select, anchor)
+    if not jax.tree.leaves(selected):
+        raise ValueError(
+            "select(params) holds no arrays; expected a part of the parameters, such as {'a': params['a']}"
+        )
+    (taken,) = write_back(jax.tree.map(jnp.ones_like, selected))
+    if not all(np.isin(times, (0, 1)).all() for times in jax.tree.leaves(taken)):
+        raise ValueError(
+            "select(params) must take entries of the parameters as they are and each at most once; it scales some of "
+            "them, or takes one twice"
+        )
+
+
 def validate_loss(posterior: LocalPosterior, data: Batch) -> None:
     """Refuse a loss that does not give one finite number an example, always the same.
 
@@ -125,7 +148,8 @@ def validate_loss(posterior: LocalPosterior, data: Batch) -> None:
     batch = jax.tree.map(lambda x: x[:size], data)
 
     def losses(anchor: Params) -> Array:
-        return posterior.at(anchor).losses(anchor, batch)
+        local = posterior.at(anchor)
+        return local.losses(local.start, batch)
 
     try:
         shape = jax.eval_shape(losses, posterior.anchor).shape

@@ -235,6 +235,22 @@ def test_two_shards_at_once_share_one_calibration_and_the_work(run_folder):
     np.testing.assert_array_equal(together.delta_loss, alone.delta_loss)
 
 
+def test_parts_have_coefficients_of_their_own(run_folder):
+    recipe = run_folder / "recipe.toml"
+    with recipe.open("a") as file:
+        file.write('[parts.row]\nweights = { b = "0" }\ndata = "cli_model:half"\n')
+    with (run_folder / "cli_model.py").open("a") as file:
+        file.write("\ndef half():\n    return {'x': data()['x'][:32]}\n")
+    result = invoke("run", recipe)
+    assert result.exit_code == 0, result.output
+    parts, whole = sltjax.open_parts(run_folder / "results"), sltjax.open_results(run_folder / "results")
+    assert list(parts) == ["row"]
+    assert (parts["row"].llc < whole.llc).all()
+    assert '"num_examples": 32' in parts["row"].definition
+    assert "λ̂ of each part" in (run_folder / "results" / "report.html").read_text()
+    assert (run_folder / "results" / "components.png").stat().st_size > 10_000
+
+
 def test_help_names_the_commands():
     text = invoke("--help").output
     for command in ("demo", "plan", "calibrate", "run", "report"):

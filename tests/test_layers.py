@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sltjax"
 LAYERS = [
     {"types"},
-    {"losses", "models", "schedule", "devices"},
+    {"losses", "models", "parts", "schedule", "devices"},
     {"posterior"},
     {"observables", "samplers", "truth", "checkpoints", "validation"},
     {"sampling"},

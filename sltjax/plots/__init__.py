@@ -2,6 +2,7 @@
 
 from sltjax.plots.chains import calibration, traces
 from sltjax.plots.grid import definition
+from sltjax.plots.parts import components
 from sltjax.plots.run import development
 
-__all__ = ["calibration", "definition", "development", "traces"]
+__all__ = ["calibration", "components", "definition", "development", "traces"]

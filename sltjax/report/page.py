@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from sltjax import plots
+from sltjax.development import components
 from sltjax.plots.drawing import minus, with_error
 from sltjax.store import write_atomically
 
@@ -38,7 +40,12 @@ class Cell:
     key: int | float | str
 
 
-def write_report(dataset: xr.Dataset, stages: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+def write_report(
+    dataset: xr.Dataset,
+    stages: pd.DataFrame,
+    path: str | os.PathLike[str],
+    parts: Mapping[str, xr.Dataset] | None = None,
+) -> Path:
     """Write the report of one run as a self-contained HTML page; nothing in it is loaded from elsewhere.
 
     The page appears at `path` at once and whole: it is written beside it first and then put in its place.
@@ -48,6 +55,7 @@ def write_report(dataset: xr.Dataset, stages: pd.DataFrame, path: str | os.PathL
             `loss`, `rhat`, `ess`, further metrics and attributes are shown where present.
         stages: the table that `sltjax.stages` returns for it.
         path: where the page goes; missing folders are made.
+        parts: name -> Dataset of the coefficients of parts over the same run.
 
     Returns:
         The path of the page.
@@ -65,7 +73,7 @@ def write_report(dataset: xr.Dataset, stages: pd.DataFrame, path: str | os.PathL
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("template.html.j2").render(_content(dataset, stages))
+    page = environment.get_template("template.html.j2").render(_content(dataset, stages) | _parts(parts or {}))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page.encode())
@@ -97,6 +105,30 @@ def _content(dataset: xr.Dataset, stages: pd.DataFrame) -> dict[str, Any]:
         "chains": dataset.sizes.get("chain"),
         "draws": dataset.sizes.get("draw"),
     }
+
+
+def _parts(parts: Mapping[str, xr.Dataset]) -> dict[str, Any]:
+    if not parts:
+        return {"components": [], "components_figure": ""}
+    found = components(parts)
+    rows = []
+    for name in found["component"].values:
+        one, part = found.sel(component=name), parts[str(name)]
+        known = np.flatnonzero(np.isfinite(one["llc"]))
+        first, last = (with_error(float(one["llc"][k]), float(one["llc_std_error"][k])) for k in known[[0, -1]])
+        group = int(one["group"])
+        definition = _json(part.attrs.get("definition"), {})
+        rows.append(
+            {
+                "name": str(name),
+                "group": str(group + 1) if group >= 0 else "rests",
+                "weights": f"{definition['part']['num_parameters']:,}" if "part" in definition else "all",
+                "first": first,
+                "last": last,
+                "warnings": str(int((~np.asarray(part["ok"], bool)).sum())),
+            }
+        )
+    return {"components": rows, "components_figure": _svg(plots.components(found), "λ̂ of each part over training")}
 
 
 def _summary(dataset: xr.Dataset, stages: pd.DataFrame) -> str:
@@ -253,12 +285,13 @@ def _said(value: Any) -> str:
     return ", ".join(map(_said, value)) if isinstance(value, list) else str(value)
 
 
-def _svg(figure: Figure) -> Markup:
+def _svg(figure: Figure, said: str = "λ̂, loss and metrics over training") -> Markup:
     """Return the figure as inline SVG, without the metadata that names addresses elsewhere."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # nothing refers to them, and two figures would share them
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'<svg (.*?)width="[^"]*pt"', r"<svg \1", re.sub(r' height="[^"]*pt"', "", text, count=1), count=1)
-    label = 'role="img" aria-label="λ̂, loss and metrics over training; the tables below give the numbers"'
+    label = f'role="img" aria-label="{said}; the tables below give the numbers"'
     return Markup(text.replace("<svg ", f"<svg {label} ", 1))

@@ -4,10 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array
 
 from sltjax.calibration import Asked, Calibration
+from sltjax.parts import Part
 from sltjax.store import Store, StoreError, differences
 from sltjax.types import Batch, Params, Sampler
 
@@ -38,6 +40,12 @@ def describe_asked(asked: Asked) -> dict[str, Any]:
 def describe_sampler(sampler: Sampler | None) -> dict[str, Any]:
     """A sampler's name and hyperparameters as plain data; None is the one that `calibrate` chooses."""
     return {"name": "calibrated"} if sampler is None else _described(sampler)
+
+
+def describe_part(select: Callable[[Params], Params], taken: Params) -> dict[str, Any]:
+    """Which weights chains move: by whose choice, and how many."""
+    said = dict(select.patterns) if isinstance(select, Part) else getattr(select, "__qualname__", type(select).__name__)
+    return {"select": said, "num_parameters": sum(np.size(w) for w in jax.tree.leaves(taken))}
 
 
 def _described(part: Any) -> dict[str, Any]:

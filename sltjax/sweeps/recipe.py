@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import jax
 import xarray as xr
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sltjax import samplers
 from sltjax.calibration import Calibration
 from sltjax.checkpoints import Source
+from sltjax.parts import part
+from sltjax.results import parts_of
 from sltjax.store import Shard
 from sltjax.sweeps.engines import Ray, local
 from sltjax.sweeps.formats import FORMATS, recognise
@@ -167,6 +169,27 @@ class Devices(_Table):
     partition: ImportPath | None = None
 
 
+class PartTable(_Table):
+    """A coefficient of a part, beside that of the whole: `[parts.<name>]`, sampled into `parts/<name>` of the store.
+
+    Attributes:
+        weights: which weights chains move, as `sltjax.part` takes it: a pattern for whole paths, a list of them, or a
+            table of patterns and indices; absent for all.
+        data: path of other data, or of a function that returns it; absent for that of the problem.
+    """
+
+    weights: str | list[str] | dict[str, str] | None = None
+    data: ImportPath | None = None
+
+    @model_validator(mode="after")
+    def _is_a_part(self) -> "PartTable":
+        if self.weights is None and self.data is None:
+            raise ValueError("expected weights, data, or both")
+        if self.weights is not None:
+            part(self.weights)
+        return self
+
+
 class EngineTable(_Table):
     """Where blocks are sampled: `[engine]`. The rest is what `sltjax.sweeps.Ray` takes.
 
@@ -201,6 +224,7 @@ class Recipe(_Table):
         sampling: with which numerics.
         devices: on which devices.
         engine: on which machines.
+        parts: name -> a part of the weights or of the data, with a coefficient of its own at every checkpoint.
         folder: where the recipe lies; not a key of the file.
     """
 
@@ -211,12 +235,22 @@ class Recipe(_Table):
     sampling: Sampling = Sampling()
     devices: Devices | None = None
     engine: EngineTable = EngineTable()
+    parts: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], PartTable] = {}
     folder: Path
 
     @property
     def store_path(self) -> Path:
         """The folder of the results."""
         return self.folder / self.store
+
+    def store_of(self, problem: str | None) -> Path:
+        """The folder of the results of one of `problems`."""
+        return self.store_path if problem is None else parts_of(self.store_path) / problem
+
+    @property
+    def problems(self) -> tuple[str | None, ...]:
+        """What there is to sample: None, which is the whole, and each part by its name."""
+        return (None, *self.parts)
 
     @property
     def checkpoints_path(self) -> str | Path:
@@ -253,28 +287,30 @@ class Recipe(_Table):
             given[key] = self._import(given[key]) if isinstance(given[key], str) else given[key]
         return FORMATS[name](self.checkpoints_path, **given, like=self._resolve(self.problem.params))
 
-    def plan(self) -> Plan:
-        """See what the sweep will take; raises as `run` does."""
-        return plan(**self._arguments())
+    def plan(self, problem: str | None = None) -> Plan:
+        """See what the sweep of one of `problems` will take; raises as `run` does."""
+        return plan(**self._arguments(problem))
 
-    def calibrate(self) -> Calibration:
+    def calibrate(self, problem: str | None = None) -> Calibration:
         """Choose the numerics and begin the store with them; raises as `run` does."""
-        return calibrate_sweep(**self._arguments())
+        return calibrate_sweep(**self._arguments(problem))
 
-    def run(self, progress: bool = False, shard: Shard | None = None) -> xr.Dataset:
-        """Run or resume the sweep; raises as `sltjax.sweep` does, and RecipeError for paths that lead nowhere."""
+    def run(self, problem: str | None = None, *, progress: bool = False, shard: Shard | None = None) -> xr.Dataset:
+        """Run or resume a sweep; raises as `sltjax.sweep` does, and RecipeError for paths that lead nowhere."""
         engine = self.engine.build(self.folder)
-        return sweep(**self._arguments(), engine=engine, progress=progress, shard=shard)
+        return sweep(**self._arguments(problem), engine=engine, progress=progress, shard=shard)
 
-    def _arguments(self) -> dict[str, Any]:
+    def _arguments(self, problem: str | None) -> dict[str, Any]:
+        part_of = PartTable.model_construct() if problem is None else self.parts[problem]
         sampling = self.sampling.model_dump(exclude={"seed", "sampler"})
         sampler = self.sampling.sampler
         return {
             "key": jax.random.key(self.sampling.seed),
             "loss": self._import(self.problem.loss),
             "checkpoints": self.source(),
-            "data": self._resolve(self.problem.data),
-            "store": self.store_path,
+            "data": self._resolve(part_of.data or self.problem.data),
+            "store": self.store_of(problem),
+            "select": None if part_of.weights is None else part(part_of.weights),
             "nbeta": self.problem.nbeta,
             "gamma": self.problem.gamma,
             "metrics": {name: self._import(path) for name, path in self.problem.metrics.items()},
@@ -282,7 +318,7 @@ class Recipe(_Table):
             "sampler": sampler.build() if sampler else None,
             "devices": self.devices.model_dump(exclude={"partition"}) if self.devices else None,
             "partition": self._resolve(self.devices.partition) if self.devices else None,
-            "title": self.title,
+            "title": ": ".join(filter(None, [self.title, problem])),
             **sampling,
         }
 
@@ -340,7 +376,8 @@ def _explain(problem: Any) -> str:
     *table, key = problem["loc"]
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        known = sorted(set(TABLES.get(tuple(table), Recipe).model_fields) - {"folder"})
+        where = PartTable if table[:1] == ["parts"] else TABLES.get(tuple(table), Recipe)
+        known = sorted(set(where.model_fields) - {"folder"})
         near = difflib.get_close_matches(str(key), known, n=1)
         return f"{name}: unknown key; " + (
             f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"

@@ -19,7 +19,7 @@ from sltjax.sweeps.ledger import Ledger
 from sltjax.sweeps.manifest import Manifest, Metric, agree, settles
 from sltjax.sweeps.progress import Bar, Report, progress_bar
 from sltjax.sweeps.setup import Setup, prepare
-from sltjax.types import Batch, Loss, Observable, RngKey, Sampler
+from sltjax.types import Batch, Loss, Observable, Params, RngKey, Sampler
 
 Engine: TypeAlias = Callable[[Job, Source, Sequence[Sequence[int]], Known, Report], Iterator[tuple[int, Outcome]]]
 """(job, checkpoints, blocks of steps, what is known, report) -> (step, what came of it) for what is not known yet."""
@@ -47,6 +47,7 @@ def sweep(
     block_size: int | None = None,
     devices: Mapping[str, int] | None = None,
     partition: Partition | None = None,
+    select: Callable[[Params], Params] | None = None,
     engine: Engine = local,
     shard: Shard | None = None,
     title: str = "",
@@ -82,6 +83,8 @@ def sweep(
         devices: how many devices along "checkpoint", "chain" and "model"; None for all of them along "checkpoint".
         partition: for a model that one device cannot hold: PartitionSpecs that name the axis "model", shaped like the
             parameters or a prefix of them.
+        select: params -> the part of them that chains move, such as `part("blocks/0/.*")`, with the rest held at the
+            checkpoint: a refined λ̂ (Wang et al., arXiv 2410.02984). Observables see that part alone.
         engine: where blocks are sampled; `local` is this process.
         shard: (i, N): only every Nth block from the ith, where N processes share the store.
         title: a name for plots and reports.
@@ -117,6 +120,7 @@ def sweep(
         block_size=block_size,
         devices=devices,
         partition=partition,
+        select=select,
         title=title,
     )
     _check_shard(shard, store)
@@ -124,7 +128,7 @@ def sweep(
     with folder.locked(shard) if folder else nullcontext():
         manifest = settled(setup, folder)
         job = setup.job(manifest)
-        check_size(job.observables, setup.posterior.anchor, job.schedule)
+        check_size(job.observables, setup.posterior.start, job.schedule)
         blocks = setup.blocks(job.block_size, shard)
         num_lanes = len(blocks) * job.block_size * job.schedule.num_chains
         with (

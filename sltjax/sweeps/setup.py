@@ -6,7 +6,7 @@ beside the same neighbours, and writes the same bytes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +25,7 @@ from sltjax.sampling import DEFAULT_OBSERVABLES, as_threefry, condition_all
 from sltjax.schedule import Schedule
 from sltjax.store import Shard
 from sltjax.sweeps.blocks import COPIES, Job, sound
-from sltjax.sweeps.manifest import Manifest, Metric, describe_asked
+from sltjax.sweeps.manifest import Manifest, Metric, describe_asked, describe_part
 from sltjax.types import Batch, Loss, Observable, Params, RngKey, Sampler
 from sltjax.validation import count_examples
 
@@ -74,7 +74,8 @@ class Setup:
 
     def describe(self) -> Manifest:
         """Everything about it that is settled before calibration, as plain data."""
-        anchor = self.posterior.anchor
+        anchor, start = self.posterior.anchor, self.posterior.start
+        part = {} if self.posterior.select is None else {"part": describe_part(self.posterior.select, start)}
         return {
             "title": self.title,
             "source": self.checkpoints.name,
@@ -84,10 +85,11 @@ class Setup:
                 "data": {"num_examples": count_examples(self.data), "digest": digest(self.data)},
                 "nbeta": float(self.posterior.nbeta),
                 "gamma": float(self.posterior.gamma),
+                **part,
             },
             "numerics": {**describe_asked(self.asked), "batch_size": self.batch_size},
             "metrics": fingerprint.of_metrics(self.metrics, anchor, self.data),
-            "observables": fingerprint.of_observables(self.observables, anchor),
+            "observables": fingerprint.of_observables(self.observables, start),
             "block_size": self.block_size,
             "key": fingerprint.of_key(self.key),
             "versions": fingerprint.versions(),
@@ -158,6 +160,7 @@ def prepare(
     block_size: int | None = None,
     devices: Mapping[str, int] | None = None,
     partition: Partition | None = None,
+    select: Callable[[Params], Params] | None = None,
     title: str = "",
 ) -> Setup:
     """Check what `sltjax.sweep` was given, which says what each argument is.
@@ -172,11 +175,12 @@ def prepare(
         raise ValueError(f"block_size must be at least 1 (it is a number of checkpoints), got {block_size}")
     mesh = make_mesh(devices)
     first = first_sound(checkpoints)
-    posterior = LocalPosterior(loss, first, default_nbeta(count_examples(data)) if nbeta is None else nbeta, gamma)
+    nbeta = default_nbeta(count_examples(data)) if nbeta is None else nbeta
+    posterior = LocalPosterior(loss, first, nbeta, gamma, select=select)
     chains = _fitting_chains(num_chains, mesh)
     asked = Asked(sampler, chains, num_draws, burn_in, thin, batch_size, error, max_chain_steps)
     size, cost = settle(asked, posterior, data)
-    width = _fitting_block(first, chains or 4, len(checkpoints.steps), mesh, block_size)
+    width = _fitting_block(posterior.start, chains or 4, len(checkpoints.steps), mesh, block_size)
     return Setup(
         key,
         posterior,
