@@ -35,7 +35,7 @@ from sltjax.types import Estimate, Health
 
 if TYPE_CHECKING:
     from sltjax import checkpoints, sweeps, truth
-    from sltjax.development import stages
+    from sltjax.development import essential_dynamics, stages
     from sltjax.results import open_results
     from sltjax.store import StoreError
     from sltjax.sweeps import sweep
@@ -46,6 +46,7 @@ _LATE = {
     "checkpoints": "sltjax.checkpoints",
     "truth": "sltjax.truth",
     "sweeps": "sltjax.sweeps",
+    "essential_dynamics": "sltjax.development",
     "stages": "sltjax.development",
     "open_results": "sltjax.results",
     "StoreError": "sltjax.store",
@@ -73,6 +74,7 @@ __all__ = [
     "calibrate",
     "checkpoints",
     "default_nbeta",
+    "essential_dynamics",
     "estimate_llc",
     "fit_llc",
     "from_linen",
