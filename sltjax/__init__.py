@@ -36,7 +36,7 @@ from sltjax.types import Estimate, Health
 
 if TYPE_CHECKING:
     from sltjax import checkpoints, sweeps, truth
-    from sltjax.development import stages
+    from sltjax.development import essential_dynamics, stages
     from sltjax.results import open_parts, open_results
     from sltjax.store import StoreError
     from sltjax.sweeps import sweep
@@ -47,6 +47,7 @@ _LATE = {
     "checkpoints": "sltjax.checkpoints",
     "truth": "sltjax.truth",
     "sweeps": "sltjax.sweeps",
+    "essential_dynamics": "sltjax.development",
     "stages": "sltjax.development",
     "open_parts": "sltjax.results",
     "open_results": "sltjax.results",
@@ -75,6 +76,7 @@ __all__ = [
     "calibrate",
     "checkpoints",
     "default_nbeta",
+    "essential_dynamics",
     "estimate_llc",
     "fit_llc",
     "from_linen",

@@ -3,14 +3,16 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 from matplotlib.figure import Figure
 from synthetic import even, logarithmic, noisy_staircase, run
 
 from sltjax import plots
 from sltjax.calibration import Calibration
 from sltjax.definition import Curve
-from sltjax.development import stages
+from sltjax.development import essential_dynamics, stages
 from sltjax.estimators import HEAT_DOUBT
 from sltjax.samplers import SGLD
 from sltjax.schedule import Schedule
@@ -165,3 +167,55 @@ def test_calibration_shows_the_pilot_and_how_the_length_follows_from_it():
     plots.calibration(found).canvas.draw()
     with pytest.raises(ValueError, match="no pilot ran"):
         plots.calibration(Calibration(SGLD(0.1), schedule))
+
+
+@pytest.fixture(scope="module")
+def moved():
+    t = 0.3 + np.linspace(0, 2 * np.pi, 80, endpoint=False)
+    curve = np.stack([3 * np.cos(t), np.sin(t), 0.1 * np.sin(3 * t)], axis=1)
+    runs = {
+        name: xr.Dataset({"outputs": (("checkpoint", "outputs_0"), size * curve)}, {"step": ("checkpoint", steps)})
+        for name, size, steps in (("a", 1.0, even()), ("b", 1.2, even()))
+    }
+    return essential_dynamics(runs)
+
+
+def test_trajectories_has_a_plane_for_each_pair_with_every_mark(moved):
+    table = pd.DataFrame({"stage": [1, 2], "to_step": [2000, 4000]})
+    figure = plots.trajectories(moved, {"a": table})
+    figure.canvas.draw()
+    first, *_, bar = figure.axes
+    assert [ax.get_xlabel()[:3] for ax in figure.axes[:3]] == ["PC1", "PC1", "PC2"]
+    share = 100 * float(moved["explained_variance_ratio"][0])
+    assert first.get_xlabel() == f"PC1 ({share:.3g} %)"
+    assert bar.get_ylabel() == "training step"
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["start", "end", "vertex: sharpest", "between stages", "run a", "run b"]
+    assert [text.get_text() for text in first.texts] == ["1|2"]
+    curve = moved["smoothed"].sel(run="a", pair="1,2").values
+    square = next(line for line in first.lines if line.get_marker() == "s")
+    np.testing.assert_allclose(square.get_xydata()[0], curve[np.argmin(np.abs(even() - 2000))])
+    stars = [line for line in first.lines if line.get_marker() == "*"]
+    assert [len(line.get_xdata()) for line in stars] == list((moved["vertex"].sel(pair="1,2") == 1).sum("checkpoint"))
+
+
+def test_trajectories_draws_the_pairs_asked_for_evolutes_and_steps_in_log(moved):
+    figure = plots.trajectories(
+        moved.isel(run=[0]).assign_coords(step=("checkpoint", logarithmic())), pairs=["1,2"], evolute=True
+    )
+    figure.canvas.draw()
+    ax, bar = figure.axes
+    assert ax.get_aspect() == 1
+    centres = [line for line in ax.lines if line.get_marker() == "."]
+    np.testing.assert_array_equal(centres[0].get_xydata(), moved["centre"].sel(run="a", pair="1,2"))
+    assert bar.get_ylabel() == "training step (log(step + 1))"
+    assert "run a" not in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_trajectories_tells_misuse(moved):
+    with pytest.raises(ValueError, match=r"got pairs \['1,4'\], expected some of \['1,2'"):
+        plots.trajectories(moved, pairs=["1,4"])
+    with pytest.raises(ValueError, match=r"got runs \['c'\], expected some of"):
+        plots.trajectories(moved, {"c": pd.DataFrame()})
+    with pytest.raises(ValueError, match="smoothed not in the dataset"):
+        plots.trajectories(moved.drop_vars("smoothed"))

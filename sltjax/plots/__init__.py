@@ -1,8 +1,9 @@
-"""Figures, of a Dataset or of what calibration and curves return."""
+"""Figures, of a Dataset or of what calibration, curves and trajectories return."""
 
 from sltjax.plots.chains import calibration, traces
 from sltjax.plots.grid import definition
 from sltjax.plots.parts import components
 from sltjax.plots.run import development
+from sltjax.plots.trajectories import trajectories
 
-__all__ = ["calibration", "components", "definition", "development", "traces"]
+__all__ = ["calibration", "components", "definition", "development", "traces", "trajectories"]

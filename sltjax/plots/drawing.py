@@ -81,12 +81,12 @@ def tidy(ax: Axes) -> None:
 
 def scale_steps(ax: Axes, step: np.ndarray, log_steps: bool | None) -> None:
     """Lay an axis out in training steps or in log(step + 1); None: as reads better."""
-    if _reads_better_in_log(step) if log_steps is None else log_steps:
+    if reads_better_in_log(step) if log_steps is None else log_steps:
         ax.set_xscale("function", functions=(_log1p, np.expm1))
         low, high = np.log1p(step[[0, -1]])
         margin = 0.02 * (high - low) or 0.1
         ax.set_xlim(np.expm1(low - margin), np.expm1(high + margin))
-        ax.xaxis.set_major_locator(FixedLocator(_ticks(step)))
+        ax.xaxis.set_major_locator(FixedLocator(step_ticks(step)))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel("training step (log(step + 1) axis)")
     else:
@@ -98,13 +98,15 @@ def _log1p(value: np.ndarray) -> np.ndarray:
     return np.log1p(np.maximum(value, -0.5))
 
 
-def _reads_better_in_log(step: np.ndarray) -> bool:
+def reads_better_in_log(step: np.ndarray) -> bool:
+    """Whether steps are spread over decades rather than evenly spaced."""
     gaps = np.diff(step)
     even = len(gaps) > 0 and gaps.max() <= 1.5 * np.median(gaps)
     return not (even and step[-1] < 100 * max(np.median(gaps), step[0]))
 
 
-def _ticks(step: np.ndarray) -> list[float]:
+def step_ticks(step: np.ndarray) -> list[float]:
+    """Return the powers of ten among steps, with 0 where they begin there, and 2 and 5 of each where they are few."""
     decades = 10.0 ** np.arange(0, np.ceil(np.log10(step[-1] + 1)) + 1)
     mantissas = (1,) if step[-1] >= 1000 * max(step[0], 1) else (1, 2, 5)
     within = [m * decade for decade in decades for m in mantissas if step[0] <= m * decade <= step[-1]]
