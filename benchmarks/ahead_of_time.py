@@ -328,7 +328,8 @@ temporaries, and all with results. *Collectives* stand in the text of the progra
 
 Along "checkpoint" and "chain" there are none: the script fails if there is one. Where the transformer is split along
 "model", its heads, the width of its embedding and its vocabulary lie on two devices, and what sums over one of these,
-or needs the whole of it, asks for a collective. A device then holds half of each of twice as many checkpoints.
+or needs the whole of it, asks for a collective; and *sharding_constraint*, at the end of a chunk, brings what the
+partition does not split whole to either device again. A device then holds half of each of twice as many checkpoints.
 
 | problem | parameters | checkpoints × chains | sampler | batch |
 |---|---|---|---|---|
