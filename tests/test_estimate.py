@@ -34,6 +34,7 @@ def test_deep_linear():
 
 
 def test_the_users_parameters_are_left_alone():
+    """Trust 18, of the sampling."""
     params = {"w": jnp.ones(2)}
     before = np.array(params["w"])
     loss = sltjax.behavioral_loss(lambda p, x: x[:, None] * p["w"])

@@ -75,7 +75,7 @@ def test_before_calibration_lengths_are_bounds_and_after_it_they_are_not(tmp_pat
     dataset = sltjax.sweep(KEY, loss, source(), DATA, store=tmp_path, **budget)  # goes on with what was chosen
     assert dataset.sizes["draw"] == chosen.schedule.num_draws
     assert plan(KEY, loss, source(), DATA, store=tmp_path, **budget).done == len(STEPS)
-    with pytest.raises(sltjax.StoreError, match="has been begun, with its numerics settled"):
+    with pytest.raises(sltjax.StoreError, match="has been begun, and its numerics are settled"):
         calibrate_sweep(KEY, loss, source(), DATA, store=tmp_path, **budget)
 
 
