@@ -47,10 +47,10 @@ FULL = Size(num_checkpoints=96, every=50, num_chains=4, num_draws=2000)
 QUICK = Size(num_checkpoints=32, every=150, num_chains=2, num_draws=500)
 
 
-def problem() -> Truth:
+def problem(seed: int = 0) -> Truth:
     """The target: rank 4, inputs N(0, 1), labels with noise."""
     return deep_linear(
-        jax.random.key(0),
+        jax.random.key(seed),
         WIDTHS,
         len(SINGULAR_VALUES),
         num_examples=NUM_EXAMPLES,
@@ -59,9 +59,9 @@ def problem() -> Truth:
     )
 
 
-def train(truth: Truth, size: Size) -> Iterator[tuple[int, Params]]:
+def train(truth: Truth, size: Size, seed: int = 1) -> Iterator[tuple[int, Params]]:
     """Stochastic gradient descent from a small initialisation: (step, params), evenly spaced from step 0."""
-    key = jax.random.key(1)
+    key = jax.random.key(seed)
     shapes = pairwise(WIDTHS)
     params = [INITIAL_SCALE * jax.random.normal(jax.random.fold_in(key, i), s) for i, s in enumerate(shapes)]
     optimizer = optax.sgd(LEARNING_RATE)

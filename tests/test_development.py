@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 from synthetic import STAIRCASE, even, logarithmic, run, staircase
 
-from sltjax.development import smooth, stages
+from sltjax.development import change_points, stages
 
 COLUMNS = [
     *("stage", "from_step", "to_step", "onset", "onset_low", "onset_high", "end", "end_low", "end_high"),
-    *("delta_loss", "delta_llc", "delta_llc_std_error", "kind"),
+    *("duration", "duration_low", "duration_high", "resolution"),
+    *("delta_loss", "delta_llc", "delta_llc_std_error", "kind", "confirmed"),
 ]
 
 
@@ -136,26 +137,82 @@ def test_misuse_is_told():
         stages(dataset.isel(checkpoint=slice(None, None, -1)))
 
 
-def test_smooth_recovers_a_smooth_curve_within_its_band():
-    step, rng = logarithmic(60), np.random.default_rng(0)
-    truth = 20 + 5 * np.sin(np.log1p(step) / 2)
-    value = truth + 0.5 * rng.standard_normal(60)
-    value[7] = np.nan
-    curve = smooth(step, value, np.full(60, 0.5))
-    away = (np.interp(step, curve.step, curve.mean) - truth) / np.interp(step, curve.step, curve.sd)
-    assert np.mean(np.abs(away) < 2) > 0.8
-    assert curve.sd.max() < 0.6
-    assert curve.draws.shape == curve.slopes.shape == (200, 200)
-    np.testing.assert_allclose(curve.draws.mean(0), curve.mean, atol=0.2)
+def test_duration_is_the_time_from_ten_to_ninety_per_cent():
+    inside = []
+    for seed in range(6):
+        dataset, rises = planted(seed=seed)
+        spacing = np.diff(dataset["step"]).mean()
+        durations = 0.8 * spacing * np.array([stop - start for start, stop in rises])
+        table = stages(dataset)
+        inside += [*(table["duration_low"] <= durations) & (durations <= table["duration_high"])]
+        np.testing.assert_allclose(table["duration"], durations, atol=2 * spacing)
+        within = [
+            np.count_nonzero(dataset["step"].isin(np.arange(*ends))) for ends in zip(*stretch(table), strict=True)
+        ]
+        assert list(table["resolution"]) == within
+    assert np.mean(inside) > 0.85
 
 
-def test_smooth_finds_noise_that_the_errors_leave_out():
-    step, rng = even(100), np.random.default_rng(0)
-    value = 20 + 1.0 * rng.standard_normal(100)
-    assert smooth(step, value, np.full(100, 0.1)).excess == pytest.approx(1.0, rel=0.25)
-    assert smooth(step, value, np.full(100, 1.0)).excess < 0.4
+def stretch(table):
+    return np.ceil(table["onset"]).astype(int), np.floor(table["end"]).astype(int) + 1
 
 
-def test_smooth_needs_three_estimates():
-    with pytest.raises(ValueError, match="at least 3 finite estimates, got 2"):
-        smooth(np.arange(3), np.array([1.0, 2.0, np.nan]), np.ones(3))
+def jump(*, at=50, failed=()):
+    """From 20 to 24 between two checkpoints, 40 steps apart."""
+    llc = np.where(np.arange(100) < at, 20.0, 24.0) + 0.2 * np.random.default_rng(0).standard_normal(100)
+    return run(np.arange(100) * 40, llc, 0.2, failed=dict.fromkeys(failed, "NaN"))
+
+
+def test_a_jump_between_two_checkpoints_may_have_taken_no_time():
+    (row,) = stages(jump()).itertuples()
+    assert row.resolution == 0
+    assert row.duration_low == 0
+    assert row.duration_high < 1.5 * 40
+    assert 48 * 40 < row.onset_low < 49.5 * 40 < row.end_high < 51 * 40
+
+
+def test_a_jump_in_a_gap_may_have_been_anywhere_in_it():
+    (row,) = stages(jump(failed=range(42, 62))).itertuples()
+    first, last = 41 * 40, 62 * 40
+    assert row.resolution == 0
+    assert row.duration_low == 0
+    assert 0.6 * (last - first) < row.duration_high < 1.1 * (last - first)
+    assert abs(row.onset_low - first) < 0.1 * (last - first)
+    assert abs(row.end_high - last) < 0.1 * (last - first)
+    assert row.delta_llc == pytest.approx(4, abs=4 * row.delta_llc_std_error)
+
+
+def test_a_plateau_that_drifts_between_two_jumps_is_one():
+    llc = np.concatenate([np.full(30, 18.0), np.linspace(21.5, 23.5, 14), np.full(40, 26.0)])
+    noise = 0.3 * np.random.default_rng(1).standard_normal(len(llc))
+    assert len(stages(run(even(len(llc)), llc + noise, 0.3))) == 2
+
+
+def test_change_points_are_where_a_staircase_jumps():
+    llc = np.repeat([10.0, 14.0, 12.0], [20, 30, 25])
+    error = np.random.default_rng(0).uniform(0.1, 0.5, 75)
+    changes = change_points(run(np.arange(75) * 10, llc + error * np.random.default_rng(1).standard_normal(75), error))
+    assert list(changes["from_step"]) == [190, 490]
+    assert list(changes["to_step"]) == [200, 500]
+    assert (np.abs(changes["change"] - [4, -2]) < 4 * changes["change_std_error"]).all()
+    exact = [np.sqrt(sum(1 / np.sum(error[a:b] ** -2.0) for a, b in ((0, 20), (20, 50))))]
+    assert list(changes["change_std_error"][:1]) == pytest.approx(exact, rel=0.2)
+
+
+def test_change_points_know_the_errors_and_what_they_leave_out():
+    noise = np.random.default_rng(0).standard_normal(100)
+    noisy_end = np.where(np.arange(100) < 70, 0.1, 3.0)
+    assert change_points(run(even(100), 20 + noisy_end * noise, noisy_end)).empty
+    assert change_points(run(even(100), 20 + noise, 0.1)).empty
+    assert change_points(run(even(5), np.arange(5.0), 0.1)).empty
+
+
+def test_a_stage_is_confirmed_by_the_second_method_and_other_changes_are_listed():
+    table = stages(planted(seed=1)[0])
+    assert table["confirmed"].all()
+    assert table.attrs["elsewhere"] == []
+    # A change below the tolerance makes no stage, and the second method knows no tolerance.
+    llc = np.where(np.arange(80) < 40, 20.0, 20.6) + 0.1 * np.random.default_rng(0).standard_normal(80)
+    table = stages(run(np.arange(80) * 10, llc, 0.1))
+    assert table.empty
+    assert table.attrs["elsewhere"] == [400]

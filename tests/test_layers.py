@@ -63,6 +63,7 @@ def test_importing_the_package_brings_no_storage_tables_or_plots():
         "h5netcdf",
         "h5py",
         "sklearn",
+        "ruptures",
         "pandas",
         "xarray",
         "orbax",

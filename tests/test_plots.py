@@ -33,7 +33,7 @@ def test_development_has_a_panel_for_each_series_and_an_artist_for_each_state(da
     assert isinstance(figure, Figure)
     names = [ax.get_ylabel().replace("\n", " ") for ax in figure.axes]
     assert names == ["learning coefficient λ̂", "loss", "singular values"]
-    assert labels(figure.axes[0]) == {"exact λ", "failed", "λ̂ ± std. error", "λ̂ with a warning"}
+    assert labels(figure.axes[0]) == {"exact λ", "smoothed ± 2 sd", "failed", "λ̂ ± std. error", "λ̂ with a warning"}
     assert len(figure.axes[2].lines) >= dataset.sizes["singular_value"]
     assert [text.get_text() for text in figure.axes[0].texts] == ["1A", "2A", "3A", "4A"]
     crosses = next(line for line in figure.axes[0].lines if line.get_label() == "failed")
@@ -47,6 +47,26 @@ def test_development_shades_transitions_from_onset_to_end(dataset):
     spans = plots.development(dataset, table).axes[0].patches
     assert [span.get_x() for span in spans] == pytest.approx(list(table["onset"]))
     assert [span.get_width() for span in spans] == pytest.approx(list(table["end"] - table["onset"]))
+
+
+def test_nothing_but_the_band_is_drawn_across_failed_checkpoints(dataset):
+    ax = plots.development(noisy_staircase(80, failed=dict.fromkeys(range(30, 40), "cut"))).axes[0]
+    through = next(line for line in ax.lines if len(line.get_xdata()) == 80 and line.get_drawstyle() == "default")
+    assert np.isnan(through.get_ydata()[30:40]).all()
+    (band,) = (patch for patch in ax.collections if patch.get_label() == "smoothed ± 2 sd")
+    assert band.get_datalim(ax.transData).x1 == pytest.approx(4000)
+
+
+def test_development_marks_milestones_and_the_intervals_of_stages():
+    x = np.linspace(0, 1, 80)
+    llc = 20 + 8 * np.exp(-((x - 0.5) ** 2) / 0.02) + 0.3 * np.random.default_rng(0).standard_normal(80)
+    peaked = run(logarithmic(80), llc, 0.3)
+    table = stages(peaked)
+    ax = plots.development(peaked, table).axes[0]
+    (peak,) = (container for container in ax.containers if container.get_label() == "maximum")
+    assert np.log1p(float(peak.lines[0].get_xdata()[0])) == pytest.approx(np.log1p(float(peaked["step"][40])), abs=0.3)
+    bars = [list(line.get_xdata()) for line in ax.lines if list(line.get_ydata()) == [1, 1]]
+    assert bars == table[["onset_low", "end_high"]].to_numpy().tolist()
 
 
 def test_development_draws_without_stages_and_without_optional_variables(dataset):

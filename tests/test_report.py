@@ -62,6 +62,18 @@ def test_what_users_name_is_escaped(html):
     assert not any(tag in ("img", "b") for tag, _ in tags.tags)
 
 
+def test_stages_are_told_with_their_duration_and_what_the_second_method_says(html, dataset, tmp_path):
+    table = stages(dataset)
+    row = html[html.index("<td>1</td><td>A</td>") :]
+    row = row[: row.index("</tr>")]
+    assert f"<td>{page._at(table.to_dict('records')[0], 'duration')}</td><td>yes</td>" in row
+    assert "it has others at steps" not in html
+    table.attrs["elsewhere"] = [1200]
+    doubted = write_report(dataset, table.assign(confirmed=False), tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "it has others at steps 1,200" in doubted
+    assert "<td>yes</td>" not in doubted
+
+
 def test_every_failure_warning_and_skip_is_told_with_its_reason(html):
     text = "".join(parsed(html).text)
     for reason in (*REASONS.values(), "R-hat 1.31: draw longer", "no number in its name"):

@@ -5,15 +5,18 @@ staircase (saddle-to-saddle training, Jacot et al. 2106.15933), where one length
 jumps together blurs the jumps or sees changes in the plateaus.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jaxtyping import Float
+
+from sltjax.development.crosscheck import change_points
+from sltjax.development.curve import check_confidence, series
+from sltjax.development.ramps import SHORTEST_PLATEAU, Data, Level, Ramp, draw_ramp, least_residual
 
 _COLUMNS = {
     "stage": int,
@@ -25,19 +28,19 @@ _COLUMNS = {
     "end": float,
     "end_low": float,
     "end_high": float,
+    "duration": float,
+    "duration_low": float,
+    "duration_high": float,
+    "resolution": int,
     "delta_loss": float,
     "delta_llc": float,
     "delta_llc_std_error": float,
     "kind": str,
+    "confirmed": bool,
 }
-_DRAWS = 2000
-_KNOTS = 80
 _LEVEL_COST = 2
 _FOOT = 0.125
-_SHORTEST_PLATEAU = 3
-
-_Data: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Checkpoint index, λ̂ and σ of the checkpoints that have a λ̂."""
+_STEEPER = 3
 
 
 def stages(dataset: xr.Dataset, *, confidence: float = 0.95, tolerance: float = 0.04) -> pd.DataFrame:
@@ -55,7 +58,10 @@ def stages(dataset: xr.Dataset, *, confidence: float = 0.95, tolerance: float = 
        checkpoints are spaced so.
 
     A level is held by at least three checkpoints (two at the ends of the run), so one outlier makes no stage.
-    Failed checkpoints are left out. What this finds, and misses, on known curves: benchmarks/STAGES.md.
+    Failed checkpoints are left out: intervals are as wide as the gaps in which a transition may have begun or ended.
+
+    False alarms: where λ̂ has no transition, at most 5 % of runs show a stage, with normal noise of up to 1.5 times the
+    stated errors. That, and the power to find transitions, is measured in benchmarks/STAGES.md.
 
     Args:
         dataset: one run, with `step`, `llc` and `llc_std_error` of shape [checkpoint]; `loss` and `exact_llc` are used
@@ -67,32 +73,36 @@ def stages(dataset: xr.Dataset, *, confidence: float = 0.95, tolerance: float = 
     Returns:
         One row a stage: `stage` (1, 2, …); milestones `from_step` and `to_step`, from the
         first checkpoint with an estimate to the last; `onset` and `end`, the steps where
-        10 % and 90 % of the change have happened, each with `_low` and `_high`; `delta_loss` between the milestones;
-        `delta_llc` between the levels, with `delta_llc_std_error`; `kind`: "A" λ̂ rises, "B" λ̂ falls while the loss
-        falls, "C" λ̂ falls while the loss does not, or is unknown; `exact_delta_llc` where `exact_llc` is given.
-        No row if no transition stands out.
+        10 % and 90 % of the change have happened, and `duration`, the steps from the one to the other, each with `_low`
+        and `_high`; `resolution`, the number of estimates from onset to end, where 0 says that it was faster than
+        can be seen; `delta_loss` between the milestones; `delta_llc` between the levels, with `delta_llc_std_error`;
+        `kind`: "A" λ̂ rises, "B" λ̂ falls while the loss falls, "C" λ̂ falls while the loss does not, or is unknown;
+        `confirmed`: whether `change_points`, another method, has a change of that sign between `onset_low` and
+        `end_high`; `exact_delta_llc` where `exact_llc` is given. No row if no transition stands out.
+        `.attrs["elsewhere"]` lists the steps of its change points outside of all transitions.
 
     Raises:
         ValueError: if a variable is missing, steps do not ascend, or an argument is out of range.
     """
     _check(dataset, confidence, tolerance)
-    step, llc, std_error = (np.asarray(dataset[name], float) for name in ("step", "llc", "llc_std_error"))
-    kept = np.flatnonzero(np.isfinite(llc) & np.isfinite(std_error))
-    exact = "exact_llc" in dataset
-    if len(kept) < 2 * _SHORTEST_PLATEAU:
-        return _table([], exact)
-    u, y = kept.astype(float), llc[kept]
-    pieces, sigma = _segment(u, y, np.maximum(std_error[kept], 1e-4 * np.ptp(y) + 1e-12))
-    data = u, y, sigma
+    found, y, std_error = series(dataset, "llc")
+    step = np.asarray(dataset["step"], float)
+    kept = np.flatnonzero(np.isin(step, found))
+    changes = change_points(dataset)
+    if len(kept) < 2 * SHORTEST_PLATEAU:
+        return _table([], dataset, changes)
+    pieces, sigma = _segment(kept.astype(float), y, np.maximum(std_error, 1e-4 * np.ptp(y) + 1e-12))
+    data = kept.astype(float), y, sigma
     levels = _prune(_merge(list(_levels(pieces)), tolerance), data)
+    levels, ramps = _ramps(levels, data, tolerance)
     ends = pairwise(kept[_milestones(levels, len(kept))])
-    rng = np.random.default_rng(0)
     rows: list[dict[str, object]] = []
-    for number, (pair, (first, last)) in enumerate(zip(pairwise(levels), ends, strict=False), start=1):
-        ramp = _ramp(*pair, data, rng)
-        what = _what(ramp.change, dataset, int(first), int(last), exact=exact)
-        rows.append({"stage": number} | what | _when(ramp, step, confidence))
-    return _table(rows, exact)
+    for ramp, (first, last) in zip(ramps, ends, strict=False):
+        when = _when(ramp, step, confidence)
+        resolution = np.count_nonzero((when["onset"] <= found) & (found <= when["end"]))
+        what = _what(ramp.change, dataset, int(first), int(last))
+        rows.append({"stage": len(rows) + 1, "resolution": resolution} | what | when)
+    return _table(rows, dataset, changes)
 
 
 @dataclass(frozen=True)
@@ -106,40 +116,19 @@ class _Piece:
     variance: float
     sloped: bool
 
-
-@dataclass(frozen=True)
-class _Level:
-    """A plateau, or a turning point: checkpoints first … last, the level, and the variance of that."""
-
-    first: int
-    last: int
-    value: float
-    variance: float
-
     @property
-    def is_plateau(self) -> bool:
-        return self.last - self.first + 1 >= _SHORTEST_PLATEAU
-
-
-@dataclass(frozen=True)
-class _Ramp:
-    """Posterior draws of one transition: where it starts and stops (checkpoint index), and its height."""
-
-    start: Float[np.ndarray, " draw"]
-    stop: Float[np.ndarray, " draw"]
-    change: Float[np.ndarray, " draw"]
+    def slope(self) -> float:
+        """Change a checkpoint."""
+        return (self.right - self.left) / max(self.stop - 1 - self.start, 1)
 
 
 def _check(dataset: xr.Dataset, confidence: float, tolerance: float) -> None:
     missing = [name for name in ("step", "llc", "llc_std_error") if name not in dataset.variables]
     if missing:
         raise ValueError(f"stages needs step, llc and llc_std_error: {', '.join(missing)} not in the dataset")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, for instance 0.95, got {confidence}")
+    check_confidence(confidence)
     if not 0 <= tolerance < 1:
         raise ValueError(f"tolerance is a share of λ̂ from 0 to below 1, for instance 0.04, got {tolerance}")
-    if np.any(np.diff(np.asarray(dataset["step"])) <= 0):
-        raise ValueError("steps must ascend: sort the dataset with dataset.sortby('step') and drop repeated steps")
 
 
 def _segment(u: np.ndarray, y: np.ndarray, error: np.ndarray) -> tuple[list[_Piece], np.ndarray]:
@@ -204,20 +193,28 @@ def _piece(u: np.ndarray, y: np.ndarray, sigma: np.ndarray, start: int, stop: in
     return _Piece(start, stop, float(left), float(right), float(variance), sloped)
 
 
-def _levels(pieces: list[_Piece]) -> Iterator[_Level]:
+def _levels(pieces: list[_Piece]) -> Iterator[Level]:
     """Yield a level for each flat piece that is long enough, and one for each end of a sloped piece."""
     for number, piece in enumerate(pieces):
         at_edge = number in (0, len(pieces) - 1)
-        if piece.sloped:
+        if piece.sloped and (at_edge or not _only_drifts(*pieces[number - 1 : number + 2])):
             # One checkpoint inside the ends is the mean of three: a line across a jump overshoots at its very ends.
-            slope = (piece.right - piece.left) / (piece.stop - 1 - piece.start)
-            yield _Level(piece.start, piece.start, piece.left + slope, piece.variance)
-            yield _Level(piece.stop - 1, piece.stop - 1, piece.right - slope, piece.variance)
-        elif piece.stop - piece.start >= (2 if at_edge else _SHORTEST_PLATEAU):
-            yield _Level(piece.start, piece.stop - 1, piece.left, piece.variance)
+            yield Level(piece.start, piece.start, piece.left + piece.slope, piece.variance)
+            yield Level(piece.stop - 1, piece.stop - 1, piece.right - piece.slope, piece.variance)
+        elif piece.stop - piece.start >= (2 if at_edge else SHORTEST_PLATEAU):
+            yield Level(piece.start, piece.stop - 1, (piece.left + piece.right) / 2, piece.variance)
 
 
-def _merge(levels: list[_Level], tolerance: float) -> list[_Level]:
+def _only_drifts(before: _Piece, piece: _Piece, after: _Piece) -> bool:
+    """Whether a slope lies between two jumps the same way, each much steeper than itself: a plateau with soft edges."""
+    for left, right in ((before, piece), (piece, after)):
+        jump = np.sign(piece.slope) * (right.left - left.right)
+        if jump < max(_STEEPER * abs(piece.slope), 3 * np.sqrt(left.variance + right.variance)):
+            return False
+    return True
+
+
+def _merge(levels: list[Level], tolerance: float) -> list[Level]:
     """Join levels that do not differ, the closest first, and drop the points that a transition passes."""
     levels = _without_passing(levels)
     while len(levels) > 1:
@@ -230,18 +227,18 @@ def _merge(levels: list[_Level], tolerance: float) -> list[_Level]:
     return levels
 
 
-def _contrast(a: _Level, b: _Level, tolerance: float) -> float:
+def _contrast(a: Level, b: Level, tolerance: float) -> float:
     least = max(tolerance * max(abs(a.value), abs(b.value)), 3 * np.sqrt(a.variance + b.variance))
     return abs(b.value - a.value) / least
 
 
-def _join(a: _Level, b: _Level) -> _Level:
+def _join(a: Level, b: Level) -> Level:
     weight = b.variance / (a.variance + b.variance)
     value = weight * a.value + (1 - weight) * b.value
-    return _Level(a.first, b.last, value, a.variance * weight)
+    return Level(a.first, b.last, value, a.variance * weight)
 
 
-def _without_passing(levels: list[_Level]) -> list[_Level]:
+def _without_passing(levels: list[Level]) -> list[Level]:
     for k in range(1, len(levels) - 1):
         before, here, after = (level.value for level in levels[k - 1 : k + 2])
         if not levels[k].is_plateau and (here - before) * (after - here) >= 0:
@@ -249,7 +246,7 @@ def _without_passing(levels: list[_Level]) -> list[_Level]:
     return levels
 
 
-def _prune(levels: list[_Level], data: _Data) -> list[_Level]:
+def _prune(levels: list[Level], data: Data) -> list[Level]:
     """Drop, the weakest first, every level on the way up or down that one longer ramp makes unnecessary."""
     while True:
         triples = zip(levels, levels[1:], levels[2:], strict=False)
@@ -259,7 +256,7 @@ def _prune(levels: list[_Level], data: _Data) -> list[_Level]:
         del levels[int(np.argmin(gains)) + 1]
 
 
-def _gain(before: _Level, here: _Level, after: _Level, data: _Data) -> float:
+def _gain(before: Level, here: Level, after: Level, data: Data) -> float:
     """Return how much worse the data are fitted without the level `here`; 0 if it is a foot of the larger step."""
     steps = here.value - before.value, after.value - here.value
     if steps[0] * steps[1] < 0:
@@ -268,95 +265,65 @@ def _gain(before: _Level, here: _Level, after: _Level, data: _Data) -> float:
         return 0.0
     middle = (here.first + here.last) // 2
     left, right = replace(here, last=middle), replace(here, first=min(middle + 1, here.last))
-    return _least(before, after, data) - _least(before, left, data) - _least(right, after, data)
+    return least_residual(before, after, data) - least_residual(before, left, data) - least_residual(right, after, data)
 
 
-def _least(before: _Level, after: _Level, data: _Data) -> float:
-    return float(_template(before, after, data, _KNOTS // 2).residual.min())
+def _ramps(levels: list[Level], data: Data, tolerance: float) -> tuple[list[Level], list[Ramp]]:
+    """Return the ramps between levels, after joining levels between which no ramp is as high as the tolerance."""
+    rng = np.random.default_rng(0)
+    ramps = [draw_ramp(*pair, data, rng) for pair in pairwise(levels)]
+    for k, ((a, b), ramp) in enumerate(zip(pairwise(levels), ramps, strict=True)):
+        if abs(ramp.change.mean()) < tolerance * max(abs(a.value), abs(b.value)):
+            return _ramps(_without_passing([*levels[:k], _join(a, b), *levels[k + 2 :]]), data, tolerance)
+    return levels, ramps
 
 
-def _milestones(levels: list[_Level], n: int) -> list[int]:
+def _milestones(levels: list[Level], n: int) -> list[int]:
     """Return the first checkpoint, the middle of every inner level, and the last checkpoint."""
     return [0, *((level.first + level.last) // 2 for level in levels[1:-1]), n - 1]
 
 
-@dataclass(frozen=True)
-class _Template:
-    """Level, ramp, level for every pair of knots: the levels' weighted least squares and what it leaves over."""
-
-    start: Float[np.ndarray, " pair"]
-    stop: Float[np.ndarray, " pair"]
-    levels: Float[np.ndarray, "pair 2"]
-    precision: Float[np.ndarray, "pair 2 2"]
-    residual: Float[np.ndarray, " pair"]
-
-
-def _template(before: _Level, after: _Level, data: _Data, most_knots: int) -> _Template:
-    window = slice(before.first, after.last + 1)
-    u, y, sigma = (column[window] for column in data)
-    # Heights are counted from the first level: what is left over then keeps its digits.
-    y, weight = y - before.value, sigma**-2.0
-    knots = _knots(u, before.last - before.first, after.first - before.first, most_knots)
-    i, j = np.triu_indices(len(knots), k=1)
-    start, stop = knots[i], knots[j]
-    rise = np.clip((u - start[:, None]) / (stop - start)[:, None], 0, 1)
-    design = np.stack([1 - rise, rise], axis=1)
-    precision = (design * weight) @ design.swapaxes(1, 2)
-    levels = np.linalg.solve(precision, (design @ (weight * y))[..., None])[..., 0]
-    fitted = (levels[:, None, :] @ design)[:, 0]
-    return _Template(start, stop, levels, precision, ((y - fitted) ** 2) @ weight)
-
-
-def _ramp(before: _Level, after: _Level, data: _Data, rng: np.random.Generator) -> _Ramp:
-    """Draw from the posterior of level, ramp, level, with flat priors on both levels and both ends.
-
-    Where the shape fits worse than σ allows (a curved ramp), σ is scaled up until it fits.
-    """
-    fit = _template(before, after, data, _KNOTS)
-    misfit = max(1.0, fit.residual.min() / max(after.last - before.first - 3, 1))
-    log_mass = -fit.residual / (2 * misfit) - np.linalg.slogdet(fit.precision)[1] / 2
-    mass = np.exp(log_mass - log_mass.max())
-    drawn = rng.choice(len(mass), _DRAWS, p=mass / mass.sum())
-    root = np.linalg.cholesky(misfit * np.linalg.inv(fit.precision))[drawn]
-    ends = fit.levels[drawn] + (root @ rng.standard_normal((_DRAWS, 2, 1)))[..., 0]
-    return _Ramp(fit.start[drawn], fit.stop[drawn], ends[:, 1] - ends[:, 0])
-
-
-def _knots(u: np.ndarray, last_before: int, first_after: int, most: int) -> np.ndarray:
-    """Return the places where a ramp may start or stop: about it, four to a checkpoint if that is not too many."""
-    margin = max(6.0, u[first_after] - u[last_before])
-    low, high = max(u[0], u[last_before] - margin), min(u[-1], u[first_after] + margin)
-    return np.linspace(low, high, int(np.clip(4 * (high - low) + 1, 3, most)))
-
-
-def _when(draws: _Ramp, step: np.ndarray, confidence: float) -> dict[str, float]:
-    tail = (1 - confidence) / 2
+def _when(draws: Ramp, step: np.ndarray, confidence: float) -> dict[str, float]:
+    ramp = draws.stop - draws.start
+    onset, end = (np.interp(draws.start + share * ramp, np.arange(len(step)), step) for share in (0.1, 0.9))
     columns: dict[str, float] = {}
-    for name, share in (("onset", 0.1), ("end", 0.9)):
-        at = np.interp(draws.start + share * (draws.stop - draws.start), np.arange(len(step)), step)
-        low, middle, high = np.quantile(at, [tail, 0.5, 1 - tail])
+    for name, drawn in (("onset", onset), ("end", end), ("duration", end - onset)):
+        low, middle, high = np.quantile(drawn, [(1 - confidence) / 2, 0.5, (1 + confidence) / 2])
         columns |= {name: middle, f"{name}_low": low, f"{name}_high": high}
     return columns
 
 
-def _what(change: np.ndarray, dataset: xr.Dataset, first: int, last: int, *, exact: bool) -> dict[str, object]:
+def _what(change: np.ndarray, dataset: xr.Dataset, first: int, last: int) -> dict[str, object]:
     delta_loss = _difference(dataset, "loss", first, last)
     delta_llc = float(change.mean())
-    columns: dict[str, object] = {
+    return {
         "from_step": int(dataset["step"][first]),
         "to_step": int(dataset["step"][last]),
         "delta_loss": delta_loss,
         "delta_llc": delta_llc,
         "delta_llc_std_error": float(change.std()),
         "kind": "A" if delta_llc > 0 else "B" if delta_loss < 0 else "C",
+        "exact_delta_llc": _difference(dataset, "exact_llc", first, last),
     }
-    return columns | ({"exact_delta_llc": _difference(dataset, "exact_llc", first, last)} if exact else {})
 
 
 def _difference(dataset: xr.Dataset, name: str, first: int, last: int) -> float:
     return float(dataset[name][last] - dataset[name][first]) if name in dataset else float("nan")
 
 
-def _table(rows: Iterable[dict[str, object]], exact: bool) -> pd.DataFrame:
-    types = _COLUMNS | ({"exact_delta_llc": float} if exact else {})
-    return pd.DataFrame(list(rows), columns=list(types)).astype(types)
+def _table(rows: list[dict[str, object]], dataset: xr.Dataset, changes: pd.DataFrame) -> pd.DataFrame:
+    """Type the rows, and compare them with the change points of the second method."""
+    types = _COLUMNS | ({"exact_delta_llc": float} if "exact_llc" in dataset else {})
+    table = pd.DataFrame(rows, columns=list(types))
+    inside = np.array([[_meet(row, change) for change in changes.itertuples()] for row in table.itertuples()], bool)
+    inside = inside.reshape(len(table), len(changes))
+    agree = np.sign(table["delta_llc"].to_numpy(float))[:, None] == np.sign(changes["change"].to_numpy())
+    table["confirmed"] = (inside & agree).any(axis=1)
+    table = table.astype(types)
+    table.attrs["elsewhere"] = changes["to_step"][~inside.any(axis=0)].tolist()
+    return table
+
+
+def _meet(stage: Any, change: Any) -> bool:
+    """Whether a change between two estimates may lie between the onset and the end of a stage."""
+    return bool(change.from_step <= stage.end_high and stage.onset_low <= change.to_step)

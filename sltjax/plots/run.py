@@ -10,12 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from sltjax.development import milestones, smooth
 from sltjax.plots.drawing import (
     BLACK,
     BLUE,
     MOST_NAMED,
     ORANGE,
     SKY,
+    VERMILLION,
     failures,
     legend,
     points,
@@ -27,12 +29,17 @@ from sltjax.plots.drawing import (
 
 
 def development(dataset: xr.Dataset, stages: pd.DataFrame | None = None, *, log_steps: bool | None = None) -> Figure:
-    """Draw λ̂ over training with its stages, and below it the loss and every vector metric.
+    """Draw λ̂ over training with its smoothed curve and stages, and below it the loss and every vector metric.
+
+    The curve, from three estimates on, is that of `sltjax.development.smooth`, with a band of two standard deviations;
+    its `milestones` are triangles, with bars as long as their intervals. Nothing is drawn across failed checkpoints but
+    the band.
 
     Args:
         dataset: one run; `step`, `llc`, `llc_std_error` [checkpoint] are needed, `ok`, `status`, `loss`, `exact_llc`
             and variables with the attribute role = "metric" are drawn where present.
-        stages: the table that `sltjax.stages` returns; transitions are shaded from onset to end and numbered.
+        stages: the table that `sltjax.stages` returns; transitions are shaded from onset to end and numbered, and
+            the bar under each number goes from `onset_low` to `end_high`.
         log_steps: whether steps stand on a log(step + 1) axis; None: linear where they are evenly spaced over less
             than two decades.
 
@@ -76,7 +83,31 @@ def _llc(ax: Axes, dataset: xr.Dataset) -> None:
     points(ax, step, llc, error, drawn, ok)
     if (~drawn).any():
         failures(ax, step[~drawn])
+    if np.count_nonzero(drawn & np.isfinite(error)) >= 3:
+        limits = ax.get_ylim()
+        _smoothed(ax, smooth(dataset))
+        # Where the first steps are far apart on the logarithmic axis, the band is wide: it does not set the scale.
+        ax.set_ylim(limits)
     ax.set_ylabel("learning\ncoefficient λ̂")
+
+
+def _smoothed(ax: Axes, curve: xr.Dataset) -> None:
+    step, mean, sd = (curve[name].to_numpy() for name in ("step", "mean", "sd"))
+    ax.fill_between(step, mean - 2 * sd, mean + 2 * sd, color=BLUE, alpha=0.15, lw=0, label="smoothed ± 2 sd", zorder=1)
+    found = milestones(curve)
+    for kind, marker in (("maximum", "^"), ("minimum", "v")):
+        of_kind = found[found["kind"] == kind]
+        reach = np.abs(of_kind[["step_low", "step_high"]].to_numpy().T - of_kind["step"].to_numpy())
+        if len(of_kind):
+            style: dict[str, Any] = {
+                "fmt": marker,
+                "ms": 7,
+                "color": VERMILLION,
+                "capsize": 3,
+                "elinewidth": 1.4,
+                "zorder": 6,
+            }
+            ax.errorbar(of_kind["step"], of_kind["value"], xerr=reach, label=kind, **style)
 
 
 def _panel(ax: Axes, dataset: xr.Dataset, name: str) -> None:
@@ -115,6 +146,16 @@ def _number(ax: Axes, stages: pd.DataFrame | None) -> None:
     if stages is None or stages.empty:
         return
     for row in stages.itertuples():
+        ax.plot(
+            [row.onset_low, row.end_high],
+            [1, 1],
+            transform=ax.get_xaxis_transform(),
+            color=BLACK,
+            lw=1.2,
+            marker="|",
+            ms=6,
+            clip_on=False,
+        )
         middle = np.expm1((np.log1p(row.onset) + np.log1p(row.end)) / 2)
-        place: dict[str, Any] = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        place: dict[str, Any] = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "va": "bottom"}
         ax.annotate(f"{row.stage}{row.kind}", (middle, 1), xycoords=ax.get_xaxis_transform(), fontsize=8, **place)
