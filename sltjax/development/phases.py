@@ -69,7 +69,7 @@ def compare_phases(dataset: xr.Dataset, before: Phase, after: Phase, *, loss: st
         before: the step of a checkpoint, or (first, last) step of a plateau.
         after: likewise.
         loss: the mean negative log-likelihood an example, in nats; a squared error ½|y − f|² over the variance of the
-            noise. The behavioural loss is 0 at every checkpoint : record the training loss as a metric.
+            noise. The behavioural loss is 0 at every checkpoint: record the training loss as a metric.
 
     Raises:
         ValueError: if a variable is missing, steps do not ascend, a phase has no finite value, or the loss is 0
