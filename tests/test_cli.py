@@ -26,6 +26,9 @@ def data():
     x = np.random.default_rng(0).normal(size=(64, 3))
     return {"x": jnp.asarray(x, jnp.float32)}
 
+def half():
+    return {"x": data()["x"][:32]}
+
 def norm(params, data):
     return jnp.linalg.norm(params["a"] @ params["b"])
 """
@@ -220,6 +223,7 @@ def test_a_shard_says_how_far_all_are(run_folder):
     assert (run_folder / "results" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_two_shards_at_once_share_one_calibration_and_the_work(run_folder):
     """They start with nothing settled: one calibrates, the other waits for it, and both write to one store."""
     command = [sys.executable, "-m", "sltjax", "run", run_folder / "recipe.toml", "--shard"]
@@ -239,8 +243,6 @@ def test_parts_have_coefficients_of_their_own(run_folder):
     recipe = run_folder / "recipe.toml"
     with recipe.open("a") as file:
         file.write('[parts.row]\nweights = { b = "0" }\ndata = "cli_model:half"\n')
-    with (run_folder / "cli_model.py").open("a") as file:
-        file.write("\ndef half():\n    return {'x': data()['x'][:32]}\n")
     result = invoke("run", recipe)
     assert result.exit_code == 0, result.output
     parts, whole = sltjax.open_parts(run_folder / "results"), sltjax.open_results(run_folder / "results")

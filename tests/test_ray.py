@@ -30,6 +30,7 @@ def expected():
     return sweep(sltjax.sweeps.local)
 
 
+@pytest.mark.slow
 def test_a_node_killed_in_mid_run_costs_its_blocks_time_alone(tmp_path):
     said = drive("kill", tmp_path)
     assert "killed a node with" in said
@@ -41,6 +42,7 @@ def test_a_node_killed_in_mid_run_costs_its_blocks_time_alone(tmp_path):
     np.testing.assert_array_equal(found.delta_loss, expected().delta_loss)
 
 
+@pytest.mark.slow
 def test_what_is_known_is_not_sampled_and_a_poisoned_block_fails_alone(tmp_path):
     said = drive("poison", tmp_path)
     assert "statuses: done done done failed done done done done" in said
