@@ -98,3 +98,16 @@ def test_misuse_is_told():
         smooth(dataset.isel(checkpoint=slice(None, None, -1)))
     with pytest.raises(ValueError, match="confidence must lie between 0 and 1"):
         milestones(smooth(dataset), confidence=95.0)
+
+
+def test_a_thousand_checkpoints_are_smoothed_from_all_of_them():
+    """Hyperparameters come from some of them; the curve and its error from all."""
+    step = np.arange(1000) * 10
+    truth = 20 + 10 * np.tanh((step - 5000) / 600)
+    llc = truth + 0.3 * np.random.default_rng(0).standard_normal(1000)
+    along = {"llc": ("checkpoint", llc), "llc_std_error": ("checkpoint", np.full(1000, 0.3))}
+    curve = smooth(xr.Dataset(along, coords={"step": ("checkpoint", step)}))
+    late = curve["step"] > 100  # before, the grid is finer than the checkpoints
+    off = curve["mean"] - np.interp(curve["step"], step, truth)
+    assert (np.abs(off) < 3 * curve["sd"])[late].mean() > 0.95
+    assert curve["sd"][-40:].median() < 0.1  # a third of what one estimate knows
