@@ -85,14 +85,15 @@ def _llc(ax: Axes, dataset: xr.Dataset) -> None:
         failures(ax, step[~drawn])
     if np.count_nonzero(drawn & np.isfinite(error)) >= 3:
         limits = ax.get_ylim()
-        _smoothed(ax, smooth(dataset))
-        # Where the first steps are far apart on the logarithmic axis, the band is wide: it does not set the scale.
-        ax.set_ylim(limits)
+        _smoothed(ax, smooth(dataset), step)
+        ax.set_ylim(limits)  # where checkpoints failed the band is wide: it does not set the scale
     ax.set_ylabel("learning\ncoefficient λ̂")
 
 
-def _smoothed(ax: Axes, curve: xr.Dataset) -> None:
-    step, mean, sd = (curve[name].to_numpy() for name in ("step", "mean", "sd"))
+def _smoothed(ax: Axes, curve: xr.Dataset, step: np.ndarray) -> None:
+    """The band at every checkpoint, failed ones too; between the first of them, far apart in log steps, it is vast."""
+    place = np.log1p(step), np.log1p(curve["step"].to_numpy())
+    mean, sd = (np.interp(*place, curve[name].to_numpy()) for name in ("mean", "sd"))
     ax.fill_between(step, mean - 2 * sd, mean + 2 * sd, color=BLUE, alpha=0.15, lw=0, label="smoothed ± 2 sd", zorder=1)
     found = milestones(curve)
     for kind, marker in (("maximum", "^"), ("minimum", "v")):
