@@ -24,6 +24,7 @@ from sltjax.sweeps.engines import Ray, local
 from sltjax.sweeps.formats import FORMATS, recognise
 from sltjax.sweeps.plan import Plan, plan
 from sltjax.sweeps.run import Engine, calibrate_sweep, sweep
+from sltjax.types import Batch
 
 
 class RecipeError(Exception):
@@ -270,8 +271,18 @@ class Recipe(_Table):
         except ValueError as error:
             raise RecipeError(f"checkpoints.format: {error}") from error
 
+    @cached_property
+    def _listed(self) -> Source:
+        """The checkpoints, listed once: the whole and its parts have the same."""
+        return self.source()
+
+    @cached_property
+    def _data(self) -> Batch:
+        """The data of the problem, read once for the whole and its parts."""
+        return self._resolve(self.problem.data)
+
     def source(self) -> Source:
-        """The checkpoints.
+        """The checkpoints, as they are listed now.
 
         Raises:
             RecipeError, FileNotFoundError, ValueError: there are none to be had.
@@ -307,8 +318,8 @@ class Recipe(_Table):
         return {
             "key": jax.random.key(self.sampling.seed),
             "loss": self._import(self.problem.loss),
-            "checkpoints": self.source(),
-            "data": self._resolve(part_of.data or self.problem.data),
+            "checkpoints": self._listed,
+            "data": self._resolve(part_of.data) if part_of.data else self._data,
             "store": self.store_of(problem),
             "select": None if part_of.weights is None else part(part_of.weights),
             "nbeta": self.problem.nbeta,
