@@ -1,6 +1,7 @@
 """Which parts of a network develop together: the curves of their coefficients, compared and grouped."""
 
 from collections.abc import Mapping
+from itertools import combinations
 
 import numpy as np
 import xarray as xr
@@ -72,23 +73,26 @@ def _similarity(
 ) -> Float[np.ndarray, "component component"]:
     """Correlations without the attenuation by errors; NaN in the rows of those that rest."""
     known = np.isfinite(value) & np.isfinite(error)
-    size = len(names)
-    similarity = np.full((size, size), np.nan)
-    moving = [k for k in range(size) if _moves(value[k, known[k]], error[k, known[k]], false_alarm)]
-    for i in moving:
-        for j in moving:
-            both = known[i] & known[j]
-            if both.sum() < 3:
-                raise ValueError(
-                    f"{names[i]!r} and {names[j]!r} have {both.sum()} checkpoints in common, expected at least 3"
-                )
-            a, b = value[i, both], value[j, both]
-            ours, theirs = (
-                max(np.var(x) - np.mean(e**2), 0.1 * np.var(x)) for x, e in ((a, error[i, both]), (b, error[j, both]))
+    similarity = np.full((len(names), len(names)), np.nan)
+    moving = [k for k in range(len(names)) if _moves(value[k, known[k]], error[k, known[k]], false_alarm)]
+    similarity[moving, moving] = 1.0
+    for i, j in combinations(moving, 2):
+        both = known[i] & known[j]
+        if both.sum() < 3:
+            raise ValueError(
+                f"{names[i]!r} and {names[j]!r} have {both.sum()} checkpoints in common, expected at least 3"
             )
-            covariance = np.mean((a - a.mean()) * (b - b.mean()))
-            similarity[i, j] = 1.0 if i == j else np.clip(covariance / np.sqrt(ours * theirs), -1, 1)
+        pair = [i, j]
+        similarity[i, j] = similarity[j, i] = _correlation(value[pair][:, both], error[pair][:, both])
     return similarity
+
+
+def _correlation(value: Float[np.ndarray, "2 checkpoint"], error: Float[np.ndarray, "2 checkpoint"]) -> float:
+    """Of two curves less their errors, of each of which a tenth of the variance is taken for its own at least."""
+    variance = value.var(axis=1)
+    own = np.maximum(variance - np.mean(error**2, axis=1), 0.1 * variance)
+    covariance = np.cov(value, bias=True)[0, 1]
+    return float(np.clip(covariance / np.sqrt(own.prod()), -1, 1))
 
 
 def _moves(value: np.ndarray, error: np.ndarray, false_alarm: float) -> bool:
