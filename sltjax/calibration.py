@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from flax import struct
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from sltjax import observables as observe
 from sltjax.curvature import STEP_TIMES_CURVATURE, curvature_a_step_away, curvature_met
@@ -28,7 +28,7 @@ from sltjax.posterior import LocalPosterior
 from sltjax.samplers import GHMC, Newton, UnderdampedLangevin
 from sltjax.sampling import alone, as_threefry, condition_all
 from sltjax.schedule import Schedule
-from sltjax.types import Batch, Estimate, Params, RngKey, Sampler, Trace
+from sltjax.types import Batch, Estimate, RngKey, Sampler, Trace
 from sltjax.validation import as_float32, count_examples, validate
 
 ERROR = 0.01
@@ -209,12 +209,7 @@ def gradient_flops(posterior: LocalPosterior, data: Batch) -> float:
     """FLOPs of the gradient at one example, by XLA's count: thrice those of the loss."""
     few = jax.tree.map(lambda x: jax.ShapeDtypeStruct((8, *x.shape[1:]), x.dtype), data)
     anchor = jax.tree.map(lambda w: jax.ShapeDtypeStruct(np.shape(w), np.float32), posterior.anchor)
-
-    def losses(anchor: Params, batch: Batch) -> Array:
-        local = posterior.at(anchor)
-        return local.losses(local.start, batch)
-
-    lowered = jax.jit(losses).lower(anchor, few)
+    lowered = jax.jit(posterior.losses_at).lower(anchor, few)
     return 3 * max((lowered.cost_analysis() or {}).get("flops", 0.0), 1.0) / 8
 
 

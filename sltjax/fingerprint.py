@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
-from jaxtyping import Array
 
 from sltjax.checkpoints import digest
 from sltjax.losses import BehavioralLoss
@@ -55,12 +54,8 @@ def of_loss(posterior: LocalPosterior, data: Batch) -> dict[str, str]:
     kind = "behavioral loss of " if isinstance(posterior.loss, BehavioralLoss) else ""
     name = kind + getattr(loss, "__qualname__", type(loss).__name__)
 
-    def losses(anchor: Params, batch: Batch) -> Array:
-        # As an argument: a behavioral loss captures its anchor, and must not depend on which checkpoint was first.
-        local = posterior.at(anchor)
-        return local.losses(local.start, batch)
-
-    return {"name": name, "fingerprint": of_function(losses, posterior.anchor, batch)}
+    # The anchor is an argument: a behavioral loss captures it, and must not depend on which checkpoint was first.
+    return {"name": name, "fingerprint": of_function(posterior.losses_at, posterior.anchor, batch)}
 
 
 def of_metrics(metrics: Mapping[str, Callable[[Params, Batch], Any]], params: Params, data: Batch) -> dict[str, str]:

@@ -87,6 +87,11 @@ class LocalPosterior:
             loss, _ = restrict(loss, self.anchor, self.select)
         return loss(params, batch)
 
+    def losses_at(self, anchor: Params, batch: Batch) -> Array:
+        """Per-example losses at another checkpoint, where its chains would begin, shape [batch]."""
+        local = self.at(anchor)
+        return local.losses(local.start, batch)
+
     def condition(self, data: Batch, batch_size: int) -> "LocalPosterior":
         """Return this posterior with what batches of that size need to know of the full data at w* filled in."""
         if self.measures_anchor:

@@ -316,7 +316,8 @@ def _traceable(posterior: LocalPosterior) -> LocalPosterior:
 @partial(jax.jit, static_argnums=2)
 def _condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:
     conditioned = jax.vmap(lambda anchor: posterior.at(anchor).condition(data, batch_size))(posterior.anchor)
-    return jax.tree.map(lambda x: x.astype(x.dtype), conditioned)  # the same program for an nβ that is but a number
+    # A Python number, such as nβ, stays weakly typed, and would have another program than an array compiled for it.
+    return jax.tree.map(lambda x: x.astype(x.dtype), conditioned)
 
 
 def draw_batch(key: Array, data: Batch, batch_size: int) -> Batch:

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from sltjax.posterior import LocalPosterior
 from sltjax.schedule import Schedule
@@ -147,12 +146,8 @@ def validate_loss(posterior: LocalPosterior, data: Batch) -> None:
     size = min(2, count_examples(data))
     batch = jax.tree.map(lambda x: x[:size], data)
 
-    def losses(anchor: Params) -> Array:
-        local = posterior.at(anchor)
-        return local.losses(local.start, batch)
-
     try:
-        shape = jax.eval_shape(losses, posterior.anchor).shape
+        shape = jax.eval_shape(posterior.losses_at, posterior.anchor, batch).shape
     except UNTRACEABLE as error:
         raise TypeError(
             f"the loss is no pure function of jax arrays: {str(error).splitlines()[0]} It must compute with jax.numpy, "
@@ -165,7 +160,7 @@ def validate_loss(posterior: LocalPosterior, data: Batch) -> None:
             f" got {list(shape)}; {hint}"
         )
     anchor = jax.tree.map(jnp.asarray, posterior.anchor)
-    at_anchor, again = np.asarray(losses(anchor)), np.asarray(losses(anchor))
+    at_anchor, again = (np.asarray(posterior.losses_at(anchor, batch)) for _ in range(2))
     if not np.isfinite(at_anchor).all():
         raise ValueError(f"the loss at the checkpoint is {at_anchor} on the first examples, expected finite numbers")
     if not np.array_equal(at_anchor, again):
