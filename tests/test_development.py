@@ -188,6 +188,18 @@ def test_a_plateau_that_drifts_between_two_jumps_is_one():
     assert len(stages(run(even(len(llc)), llc + noise, 0.3))) == 2
 
 
+def test_no_stage_is_smaller_than_the_tolerance():
+    """Noise makes the fall of 12 one of 6.2, under 4 % of 160, though the levels found beside it are further apart."""
+    x, rng = np.linspace(0, 1, 60), np.random.default_rng(7075)
+    parts = [(149, 0.35, 0.05), (-12, 0.6, 0.015), (-44, 0.85, 0.015)]
+    llc = 10 + sum(height / (1 + np.exp((centre - x) / width)) for height, centre, width in parts)
+    noisy = run(even(60), llc + 2.5 * rng.standard_normal(60), 2.5)
+    found = stages(noisy)
+    assert (found["delta_llc"].abs() > 0.04 * 150).all()
+    assert len(found) == 2
+    assert len(stages(noisy, tolerance=0.0)) > 2
+
+
 def test_change_points_are_where_a_staircase_jumps():
     llc = np.repeat([10.0, 14.0, 12.0], [20, 30, 25])
     error = np.random.default_rng(0).uniform(0.1, 0.5, 75)
