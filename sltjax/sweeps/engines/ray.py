@@ -47,7 +47,13 @@ class Ray:
         ray = _import_ray()
         ours = not ray.is_initialized()
         if ours:
-            ray.init(address=self.address, log_to_driver=False)
+            try:
+                ray.init(address=self.address, log_to_driver=False)
+            except ConnectionError as error:
+                raise ConnectionError(
+                    f"no Ray cluster answers at address {self.address!r}: start one with `ray start --head`, or leave "
+                    "the engine's address out for one on this machine alone"
+                ) from error
         try:
             yield from self._gather(ray, job, checkpoints, blocks, known, report)
         finally:
