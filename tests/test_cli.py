@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import sltjax
 from sltjax.cli import FLAGGED, INTERRUPTED, PARTIAL, app
+from sltjax.sweeps.recipe import RecipeError, read_recipe
 
 MODEL = """
 import jax.numpy as jnp
@@ -221,6 +222,16 @@ def test_a_shard_says_how_far_all_are(run_folder):
     second = invoke("run", run_folder / "recipe.toml", "--shard", "1/2")
     assert second.exit_code == 0
     assert (run_folder / "results" / "report.html").exists()
+
+
+def test_a_part_that_is_none_is_told_before_anything_is_sampled(run_folder):
+    recipe = run_folder / "recipe.toml"
+    recipe.write_text(recipe.read_text() + '[parts.good]\nweights = "a"\n[parts.bad]\nweights = "c"\n')
+    for command in ("run", "calibrate", "plan"):
+        assert invoke(command, recipe).exit_code == 1
+    assert not (run_folder / "results").exists()
+    with pytest.raises(RecipeError, match=r"parts\.bad\.weights: no parameter matches 'c'; there are 'a', 'b'"):
+        read_recipe(recipe).run()
 
 
 @pytest.mark.slow

@@ -17,13 +17,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from sltjax import samplers
 from sltjax.calibration import Calibration
 from sltjax.checkpoints import Source
-from sltjax.parts import part
+from sltjax.parts import Part, part
 from sltjax.results import parts_of
 from sltjax.store import Shard
 from sltjax.sweeps.engines import Ray, local
 from sltjax.sweeps.formats import FORMATS, recognise
 from sltjax.sweeps.plan import Plan, plan
 from sltjax.sweeps.run import Engine, calibrate_sweep, sweep
+from sltjax.sweeps.setup import first_sound
 from sltjax.types import Batch
 
 
@@ -277,6 +278,24 @@ class Recipe(_Table):
         return self.source()
 
     @cached_property
+    def _selections(self) -> dict[str | None, Part]:
+        """What selects the weights of the parts that name some; all are tried before the first thing is sampled.
+
+        Raises:
+            RecipeError: one does not fit the parameters.
+        """
+        selections: dict[str | None, Part] = {
+            name: part(table.weights) for name, table in self.parts.items() if table.weights is not None
+        }
+        first = first_sound(self._listed) if selections else None
+        for name, select in selections.items():
+            try:
+                select(first)
+            except ValueError as error:
+                raise RecipeError(f"parts.{name}.weights: {error}") from None
+        return selections
+
+    @cached_property
     def _data(self) -> Batch:
         """The data of the problem, read once for the whole and its parts."""
         return self._resolve(self.problem.data)
@@ -312,16 +331,16 @@ class Recipe(_Table):
         return sweep(**self._arguments(problem), engine=engine, progress=progress, shard=shard)
 
     def _arguments(self, problem: str | None) -> dict[str, Any]:
-        part_of = PartTable.model_construct() if problem is None else self.parts[problem]
+        other_data = self.parts[problem].data if problem is not None else None
         sampling = self.sampling.model_dump(exclude={"seed", "sampler"})
         sampler = self.sampling.sampler
         return {
             "key": jax.random.key(self.sampling.seed),
             "loss": self._import(self.problem.loss),
             "checkpoints": self._listed,
-            "data": self._resolve(part_of.data) if part_of.data else self._data,
+            "data": self._resolve(other_data) if other_data else self._data,
             "store": self.store_of(problem),
-            "select": None if part_of.weights is None else part(part_of.weights),
+            "select": self._selections.get(problem),
             "nbeta": self.problem.nbeta,
             "gamma": self.problem.gamma,
             "metrics": {name: self._import(path) for name, path in self.problem.metrics.items()},
