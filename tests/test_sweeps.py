@@ -349,7 +349,10 @@ def save_with_orbax(folder, count=8):
 
 
 def start_victim(store, folder, pause, call="replace", after=0):
-    """A run that pauses around a call to the system: after it, or, from its nth call on, before it."""
+    """A run that pauses around a call to the system: after it, or before it once it has been called so many times.
+
+    The latter leaves a file beside the store that says that it has come there.
+    """
     command = [sys.executable, __file__, str(store), str(folder), str(pause), call, str(after)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
@@ -381,12 +384,12 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
     assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_killed_between_data_and_commit_counts_as_not_done(tmp_path, call):
-    """Trust 3."""
+@pytest.mark.parametrize(("call", "after"), [("fsync", 4), ("replace", 3)])
+def test_killed_between_data_and_commit_counts_as_not_done(tmp_path, call, after):
+    """Trust 3: what is written is flushed, put in its place, and then its folder flushed; the manifest comes first."""
     checkpoints = save_with_orbax(tmp_path / "run", 4)
-    process = start_victim(tmp_path / "killed", tmp_path / "run", pause=60, call=call, after=3)
-    wait_for(lambda: list((tmp_path / "killed" / "units").glob(".*.tmp")), process)
+    process = start_victim(tmp_path / "killed", tmp_path / "run", pause=60, call=call, after=after)
+    wait_for((tmp_path / "killed.waits").exists, process)
     kill(process)
     assert len(list((tmp_path / "killed" / "units").glob(".*.tmp"))) == 1
     assert len(units(tmp_path / "killed")) < 4
@@ -574,6 +577,7 @@ if __name__ == "__main__":
         global calls
         calls += 1
         if int(after) and calls > int(after):
+            Path(f"{store}.waits").touch()
             time.sleep(float(pause))
         original(*args)
         if not int(after):
