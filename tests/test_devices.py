@@ -54,7 +54,7 @@ def test_the_same_draws_on_any_number_of_devices(alone, tmp_path, devices, sizes
     np.testing.assert_allclose(spread.llc, alone.llc, rtol=1e-4)
 
 
-@pytest.mark.parametrize("sizes", ["1,1,1", "4,2,1", "2,2,2"])
+@pytest.mark.parametrize("sizes", [*(pytest.param(s, marks=pytest.mark.slow) for s in ("1,1,1", "4,2,1")), "2,2,2"])
 def test_programs_lowered_from_shapes_run_send_nothing_between_lanes_and_hold_their_part(tmp_path, sizes):
     over = sizes_of(sizes)
     said = json.loads(finish(start("programs", tmp_path, sizes, devices=math.prod(over.values()))).splitlines()[-1])
@@ -73,6 +73,7 @@ def test_programs_lowered_from_shapes_run_send_nothing_between_lanes_and_hold_th
     assert said["passed_on"] == 2 * 4 * sum(map(math.prod, expected.values())) + flags
 
 
+@pytest.mark.slow
 def test_two_processes_work_as_one(alone, tmp_path):
     """On loopback, with two devices each: one writes, and both have the whole."""
     with socket.socket() as free:

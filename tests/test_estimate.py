@@ -27,6 +27,7 @@ def test_quasi_homogeneous():
     close(estimate, float(truth.llc), bias=0.01)
 
 
+@pytest.mark.slow
 def test_deep_linear():
     truth = deep_linear(jax.random.key(0), (6, 4, 6), 2, num_examples=5000)
     estimate = sltjax.estimate_llc(jax.random.key(1), truth.loss, truth.params, truth.data)

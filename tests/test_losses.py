@@ -83,6 +83,7 @@ def test_a_loss_in_another_precision_takes_and_gives_float32():
         assert inside[:3] == [jnp.bfloat16, jnp.bfloat16, jnp.int32]
 
 
+@pytest.mark.slow
 def test_a_learning_coefficient_in_bfloat16():
     """The chains move in float32, so that small steps do not round away, and λ̂ is that of float32."""
     data = jax.random.normal(jax.random.key(1), (512, 3))

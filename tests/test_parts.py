@@ -71,7 +71,8 @@ def unit_variance(num_examples):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "index", "kept"), [("b", "", [2, 3, 4]), ("b", "1:", [3, 4]), ("a|b", "0", [0, 2])]
+    ("pattern", "index", "kept"),
+    [("b", "", [2, 3, 4]), ("b", "1:", [3, 4]), pytest.param("a|b", "0", [0, 2], marks=pytest.mark.slow)],
 )
 def test_the_coefficient_of_a_part_is_exact(pattern, index, kept):
     params = {"a": np.zeros(2, np.float32), "b": np.zeros(3, np.float32)}

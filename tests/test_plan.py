@@ -63,6 +63,7 @@ def test_memory_grows_with_the_block():
     assert 3 < wide / narrow < 13
 
 
+@pytest.mark.slow
 def test_before_calibration_lengths_are_bounds_and_after_it_they_are_not(tmp_path):
     budget = {"num_chains": 2, "max_chain_steps": 40_000, "batch_size": 256}
     before = plan(KEY, loss, source(), DATA, store=tmp_path, **budget)
