@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PARTIAL = 3
 FLAGGED = 4
 INTERRUPTED = 130
+RECIPE = "recipe.toml"  # the copy that a store keeps of what made it
 
 app = typer.Typer(
     help="Singular learning theory diagnostics of JAX training runs.", no_args_is_help=True, add_completion=False
@@ -125,6 +126,7 @@ def run(
 ) -> None:
     """Estimate λ at every checkpoint of your run, or go on where an earlier call was stopped."""
     with _said_plainly(), _interruptible():
+        from sltjax.store import write_atomically
         from sltjax.sweeps.recipe import read_recipe
 
         read = read_recipe(recipe)
@@ -140,6 +142,7 @@ def run(
         if min(counts) < total:
             console.print(f"this shard is done; {min(counts)} of {total} checkpoints are there so far")
             return
+        write_atomically(read.store_path / RECIPE, recipe.read_bytes())
         _present(found[0], read.store_path)
         _exit_by_status(found, strict)
 
@@ -173,7 +176,9 @@ def _present(dataset: xr.Dataset, folder: Path) -> None:
     table, parts = stages(dataset), open_parts(folder)
     table.to_csv(folder / "stages.csv", index=False)
     plots.development(dataset, table).savefig(folder / "development.png", dpi=150)
-    page = write_report(dataset, table, folder / "report.html", parts)
+    recipe = folder / RECIPE
+    told = recipe.read_text(encoding="utf-8") if recipe.exists() else ""
+    page = write_report(dataset, table, folder / "report.html", parts, told)
     if parts:
         plots.components(components(parts)).savefig(folder / "components.png", dpi=150)
     console.print(_screen_table(table))

@@ -84,10 +84,22 @@ def run(
         variables,
         coords={"step": ("checkpoint", step), "chain": np.arange(chains), "draw": np.arange(draws)},
         attrs={
-            "definition": json.dumps({"loss": "behavioral", "nbeta": 2019.0, "gamma": 1.0, "examples": 20000}),
-            "numerics": json.dumps(
-                {"sampler": "LeimkuhlerMatthews", "step_size": 0.1, "burn_in": 500, "num_draws": 50}
+            "definition": json.dumps(
+                {
+                    "loss": {"name": "behavioral loss of apply", "fingerprint": "4fb3b76b8b318c47"},
+                    "data": {"num_examples": 20000, "digest": "290b14eb60228a03" * 4},
+                    "nbeta": 2019.0,
+                    "gamma": 1.0,
+                }
             ),
+            "numerics": json.dumps(
+                {
+                    "sampler": {"name": "LeimkuhlerMatthews", "step_size": 0.1},
+                    "burn_in": "calibrated",
+                    "num_draws": 50,
+                }
+            ),
+            "key": json.dumps([0, 2]),
             "versions": json.dumps({"jax": "0.10.0", "python": "3.12"}),
             "sltjax_version": "0.1.0",
             "title": "Deep linear network 10-4-10",

@@ -112,7 +112,21 @@ def test_traces_has_a_line_for_each_chain(dataset):
     assert labels(ax) == {f"chain {k}" for k in range(dataset.sizes["chain"])}
     first = next(line for line in ax.lines if line.get_label() == "chain 0")
     np.testing.assert_array_equal(first.get_ydata(), dataset["delta_loss"].values[20, 0])
-    assert str(step) in ax.get_title()
+    assert f"step {step:,}" in ax.get_title()
+
+
+def test_traces_of_several_checkpoints_have_a_panel_each_and_long_ones_are_averaged(dataset):
+    steps = dataset["step"].values[[3, 10, 20]].tolist()
+    figure = plots.traces(dataset, *steps)
+    assert [ax.get_title().split(",")[0] for ax in figure.axes if ax.get_visible()] == [
+        f"step {s}" for s in steps[:2]
+    ] + ["step 1"]
+    long = xr.concat([dataset[["delta_loss"]]] * 20, "draw").assign(rhat=dataset["rhat"])
+    ax = plots.traces(long, steps[0]).axes[0]
+    (line,) = (line for line in ax.lines if line.get_label() == "chain 0")
+    np.testing.assert_allclose(line.get_ydata(), long["delta_loss"].values[3, 0].reshape(-1, 5).mean(axis=1))
+    np.testing.assert_allclose(line.get_xdata(), 2 + 5 * np.arange(200))
+    assert ax.get_xlabel() == "draw (means of 5)"
 
 
 def curve(value, *, warned=(), gamma=True):

@@ -1,5 +1,7 @@
+import ast
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from synthetic import even, noisy_staircase, run
 
 from sltjax.development import stages
+from sltjax.plots.drawing import with_error
 from sltjax.report import page, write_report
+from sltjax.report.wording import said_interval
 
 REASONS = {11: "chain 2 turned NaN at draw 17: lower <b>step_size</b>", 30: "file is truncated & unreadable"}
 
@@ -66,7 +70,7 @@ def test_stages_are_told_with_their_duration_and_what_the_second_method_says(htm
     table = stages(dataset)
     row = html[html.index("<td>1</td><td>A</td>") :]
     row = row[: row.index("</tr>")]
-    assert f"<td>{page._at(table.to_dict('records')[0], 'duration')}</td><td>yes</td>" in row
+    assert f"<td>{said_interval(table.to_dict('records')[0], 'duration')}</td><td>yes</td>" in row
     assert "it has others at steps" not in html
     table.attrs["elsewhere"] = [1200]
     doubted = write_report(dataset, table.assign(confirmed=False), tmp_path / "page.html").read_text(encoding="utf-8")
@@ -93,7 +97,7 @@ def test_links_and_citations_are_those_that_apply(html, dataset, tmp_path):
     for number in ("2308.12108", "2405.10927", "2402.02364", "Aoyagi"):
         assert number in html
     plain = dataset.drop_vars("exact_llc")
-    plain.attrs = {**dataset.attrs, "definition": json.dumps({"loss": "cross entropy"})}
+    plain.attrs = {**dataset.attrs, "definition": json.dumps({"loss": {"name": "cross entropy"}})}
     text = write_report(plain, stages(plain), tmp_path / "plain.html").read_text(encoding="utf-8")
     assert "Aoyagi" not in text
     assert "2405.10927" not in text
@@ -110,9 +114,55 @@ def test_checkpoints_can_be_sorted_by_every_header_from_the_keyboard(html, datas
 
 def test_definition_numerics_and_versions_are_said(html):
     text = " ".join("".join(parsed(html).text).split())
-    for words in ("2,019", "behavioral", "LeimkuhlerMatthews", "step size", "jax", "0.10.0", "sltjax run recipe.toml"):
+    for words in ("2,019", "behavioral", "LeimkuhlerMatthews", "step size", "jax", "0.10.0", "calibrated"):
         assert words in text
     assert "58 of 60 checkpoints have an estimate, 57 of them without a warning." in text
+
+
+def test_how_to_run_it_again_is_the_call_with_what_was_settled_or_the_recipe(html, dataset, tmp_path):
+    call = unescape(html[html.index("sltjax.sweep(") :])
+    call = call[: call.index("\n)") + 2]
+    asked = {word.arg: ast.unparse(word.value) for word in ast.parse(call).body[0].value.keywords}
+    assert asked == {
+        "store": "'results'",
+        "nbeta": "2019.0",
+        "gamma": "1.0",
+        "sampler": "sltjax.LeimkuhlerMatthews(step_size=0.1)",
+        "num_draws": "50",
+    }
+    assert 'jax.numpy.array([0, 2], "uint32")' in call
+    recipe = '[problem]\nloss = "a:<b>"'
+    text = write_report(dataset, stages(dataset), tmp_path / "page.html", recipe=recipe).read_text(encoding="utf-8")
+    assert recipe in unescape(text)
+    assert "sltjax run recipe.toml" in text
+    assert "sltjax.sweep(" not in text
+
+
+def test_traces_are_those_at_the_ends_of_stages_and_of_the_worst_warnings(dataset):
+    table = stages(dataset)
+    told = page._telling(dataset, table)
+    assert told == sorted(set(told))
+    assert told[:2] == [0, table["to_step"][0]]
+    assert len(told) <= page.MOST_TRACES
+    assert int(dataset["step"][40]) in told
+    assert int(dataset["step"][11]) not in told
+    many = dataset.assign(ok=("checkpoint", np.arange(60) < 5))
+    many["rhat"] = ("checkpoint", np.linspace(1, 1.5, 60))
+    assert int(many["step"][-2]) in page._telling(many, table)
+
+
+def test_milestones_and_trajectories_have_their_sections(dataset, tmp_path):
+    hill = run(even(40), 20 + 10 * np.exp(-(((np.arange(40) - 20) / 6) ** 2)), 0.2)
+    turn = np.linspace(0, 3, 40)[:, None] * np.arange(1, 30)
+    hill["outputs"] = (("checkpoint", "outputs_0"), np.cos(turn), {"role": "metric"})
+    text = write_report(hill, stages(hill), tmp_path / "hill.html").read_text(encoding="utf-8")
+    assert "<td>maximum</td>" in text
+    assert '<h2 id="trajectories">' in text
+    assert '<h2 id="trajectories">' not in html_of(dataset, tmp_path)
+
+
+def html_of(dataset, folder):
+    return write_report(dataset, stages(dataset), folder / "plain.html").read_text(encoding="utf-8")
 
 
 def test_a_bare_run_without_stages_or_attributes_has_a_report(dataset, tmp_path):
@@ -158,4 +208,4 @@ def test_misuse_is_told(dataset, tmp_path):
     ],
 )
 def test_numbers_are_rounded_to_their_errors(value, error, text):
-    assert page.with_error(value, error) == text
+    assert with_error(value, error) == text

@@ -20,38 +20,70 @@ from sltjax.plots.drawing import (
     with_error,
 )
 
+MOST_POINTS = 200  # of a line
 
-def traces(dataset: xr.Dataset, step: int) -> Figure:
-    """Draw ΔL along the draws of each chain of the checkpoint at `step`, with each chain's mean.
+
+def traces(dataset: xr.Dataset, *steps: int) -> Figure:
+    """Draw ΔL along the draws of each chain, with each chain's mean, in a panel for each of the checkpoints at `steps`.
+
+    Lines of many draws are drawn as means over stretches, so that the eye sees drift; the axis says of how many draws.
 
     Args:
         dataset: one run with `delta_loss` of shape [checkpoint, chain, draw].
-        step: the training step of the checkpoint.
+        steps: the training steps of the checkpoints, at least one.
 
     Raises:
-        ValueError: if `delta_loss` is missing, or no checkpoint has this step.
+        ValueError: if `delta_loss` is missing, or no checkpoint has one of the steps.
     """
     require(dataset, "step", "delta_loss")
-    steps = np.asarray(dataset["step"])
-    if step not in steps:
-        nearest = steps[np.argmin(np.abs(steps - step))]
-        raise ValueError(f"no checkpoint at step {step}; the nearest is at step {nearest}")
-    values = np.asarray(dataset["delta_loss"])[int(np.flatnonzero(steps == step)[0])]
-    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
-    ax = figure.subplots()
-    for chain, (line, color, dash) in enumerate(zip(values, *styles(len(values)), strict=True)):
-        ax.plot(np.arange(len(line)), line, color=color, lw=0.7, alpha=0.8, label=f"chain {chain}")
-        ax.axhline(line.mean(), color=color, ls=dash, lw=1.4)
+    known = np.asarray(dataset["step"])
+    if not steps:
+        raise ValueError("got no step, expected those of the checkpoints to draw, such as the last")
+    for step in steps:
+        if step not in known:
+            nearest = known[np.argmin(np.abs(known - step))]
+            raise ValueError(f"no checkpoint at step {step}; the nearest is at step {nearest}")
+    columns = min(2, len(steps))
+    rows = -(-len(steps) // columns)
+    figure = Figure(figsize=(7.2, 0.5 + (2.5 if columns == 1 else 1.75) * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax, step in zip(axes.flat, steps, strict=False):
+        checkpoint = dataset.isel(checkpoint=int(np.flatnonzero(known == step)[0]))
+        spread = f", R-hat {float(checkpoint['rhat']):.3f}" if "rhat" in dataset else ""
+        ax.set_title(f"step {step:,}{spread}", fontsize=10)
+        _chains(ax, np.asarray(checkpoint["delta_loss"]))
+    for ax in axes.flat[len(steps) :]:
+        ax.set_visible(False)
+    for ax in axes.flat[: len(steps) - columns]:
+        ax.set_xlabel("")
+        ax.tick_params(labelbottom=False)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(r"$\Delta L$")
+    num_chains = dataset.sizes["chain"]
+    if num_chains <= 2 * MOST_NAMED:
+        lines = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*lines, frameon=False, ncols=min(4, num_chains), fontsize=8, loc="outside lower center")
+    return figure
+
+
+def _chains(ax: Axes, values: np.ndarray) -> None:
+    """The draws of each chain, [chain, draw], and their means."""
+    width = max(1, values.shape[1] // MOST_POINTS)
+    place, stretches = _stretches(values, width)
+    for chain, (line, color, dash) in enumerate(zip(stretches, *styles(len(values)), strict=True)):
+        ax.plot(place, line, color=color, lw=0.7, alpha=0.8, label=f"chain {chain}")
+        ax.axhline(values[chain].mean(), color=color, ls=dash, lw=1.4)
     ax.axhline(0, color=BLACK, lw=0.6)
-    ax.set(
-        xlabel="draw", ylabel=r"$\Delta L$", title=f"Loss above the checkpoint at step {step}, with each chain's mean"
-    )
-    ax.title.set_fontsize(10)
+    ax.set_xlabel("draw" if width == 1 else f"draw (means of {width})")
     ax.margins(x=0.01)
     tidy(ax)
-    if len(values) <= 2 * MOST_NAMED:
-        ax.legend(frameon=False, ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
-    return figure
+
+
+def _stretches(draws: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means over stretches of so many draws: their places among the draws, and [chain, stretch]."""
+    whole = draws[:, : draws.shape[1] // width * width]
+    means = whole.reshape(len(whole), -1, width).mean(axis=2)
+    return (np.arange(means.shape[1]) + 0.5) * width - 0.5, means
 
 
 def calibration(found: Calibration, checkpoint: int | None = None) -> Figure:
@@ -84,11 +116,9 @@ def _pilot(ax: Axes, found: Calibration, checkpoint: int) -> None:
     """The draws of each chain, averaged over stretches so that the eye sees drift, and their mean with its error."""
     draws, seen = np.asarray(found.pilot_draws)[checkpoint], found.pilot[checkpoint]
     width = max(1, draws.shape[1] // 25)
-    whole = draws[:, : draws.shape[1] // width * width]
-    stretches = whole.reshape(len(whole), -1, width).mean(axis=2)
-    place = (np.arange(stretches.shape[1]) + 0.5) * width * found.pilot_thin
+    place, stretches = _stretches(draws, width)
     for line, color, dash in zip(stretches, *styles(len(stretches)), strict=True):
-        ax.plot(place, line, color=color, ls=dash, lw=0.9, alpha=0.8)
+        ax.plot((place + 1) * found.pilot_thin, line, color=color, ls=dash, lw=0.9, alpha=0.8)
     ax.axhspan(seen.value - seen.std_error, seen.value + seen.std_error, color=BLACK, alpha=0.12, lw=0)
     ax.axhline(seen.value, color=BLACK, lw=1.2, ls="--", label=f"λ̂ = {with_error(seen.value, seen.std_error)}")
     title = f"Pilot: {len(draws)} chains of {type(found.sampler).__name__}"

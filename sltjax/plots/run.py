@@ -27,9 +27,11 @@ from sltjax.plots.drawing import (
     tidy,
 )
 
+MOST_LINES = 20  # of a panel
+
 
 def development(dataset: xr.Dataset, stages: pd.DataFrame | None = None, *, log_steps: bool | None = None) -> Figure:
-    """Draw λ̂ over training with its smoothed curve and stages, and below it the loss and every vector metric.
+    """Draw λ̂ over training with its smoothed curve and stages, and below it the loss and every metric of few numbers.
 
     The curve, from three estimates on, is that of `sltjax.development.smooth`, with a band of two standard deviations;
     its `milestones` are triangles, with bars as long as their intervals. Nothing is drawn across failed checkpoints but
@@ -68,7 +70,8 @@ def _panels(dataset: xr.Dataset) -> Iterator[str]:
     if "loss" in dataset:
         yield "loss"
     for name, variable in dataset.data_vars.items():
-        if variable.attrs.get("role") == "metric" and variable.ndim <= 2 and name not in ("loss", "exact_llc"):
+        few = variable.ndim < 2 or (variable.ndim == 2 and variable.shape[1] <= MOST_LINES)
+        if variable.attrs.get("role") == "metric" and few and name not in ("loss", "exact_llc"):
             yield str(name)
 
 

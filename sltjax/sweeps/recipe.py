@@ -380,7 +380,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path)
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"there is no recipe {path}") from None
     except tomllib.TOMLDecodeError as error:
