@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from html import unescape
 
 import numpy as np
 import pytest
@@ -91,7 +92,9 @@ def test_run_writes_everything_and_resumes(run_folder):
 
     (results / "report.html").unlink()
     assert invoke("report", results).exit_code == 0
-    assert (results / "report.html").exists()
+    recipe = (run_folder / "recipe.toml").read_text()
+    assert (results / "recipe.toml").read_text() == recipe
+    assert recipe.strip() in unescape((results / "report.html").read_text())
 
 
 def test_a_broken_checkpoint_makes_it_partial(run_folder):
