@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from blackjax.diagnostics import rhat
 from jaxtyping import Array, Float, Int
 
+from sltjax.late import late
 from sltjax.moments import Mean, mean
 from sltjax.types import Estimate, Health
 
@@ -43,7 +43,7 @@ def _mixing(x: Float[Array | np.ndarray, "chain draw"]) -> tuple[Array, Array]:
     """R-hat and drift."""
     third = max(2, x.shape[1] // 3)
     ends = jax.vmap(mean)(jnp.stack([x[:, :third], x[:, -third:]]))
-    return rhat(x), jnp.diff(ends.value)[0] / jnp.linalg.norm(ends.std_error)
+    return late("blackjax.diagnostics").rhat(x), jnp.diff(ends.value)[0] / jnp.linalg.norm(ends.std_error)
 
 
 def _messages(failed: Int[np.ndarray, " chain"], spread: float, ess: float, drift: float) -> tuple[str, ...]:

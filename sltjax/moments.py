@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from blackjax.diagnostics import effective_sample_size
 from flax import struct
 from jaxtyping import Array, Float
 
+from sltjax.late import late
 from sltjax.types import Scalar
 
 
@@ -47,4 +47,4 @@ def _variance_of_mean(x: Float[Array | np.ndarray, "chain draw"]) -> Scalar:
     num_chains = x.shape[0]
     within = jnp.mean(jnp.var(x, axis=1, ddof=1))
     between = jnp.var(jnp.mean(x, axis=1), ddof=1) if num_chains > 1 else 0.0
-    return (within + between) / effective_sample_size(x)
+    return (within + between) / late("blackjax.diagnostics").effective_sample_size(x)

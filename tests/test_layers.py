@@ -1,6 +1,7 @@
 """Modules import only from those to their left, and the package itself stays light."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "sltjax"
 LAYERS = [
-    {"types"},
+    {"types", "late"},
     {"losses", "models", "parts", "schedule", "devices"},
     {"posterior"},
     {"observables", "samplers", "truth", "checkpoints", "validation"},
@@ -57,6 +58,7 @@ def test_modules_import_only_from_their_left(path):
 
 def test_importing_the_package_brings_no_storage_tables_or_plots():
     heavy = [
+        "blackjax",
         "matplotlib",
         "jinja2",
         "typer",
@@ -74,5 +76,26 @@ def test_importing_the_package_brings_no_storage_tables_or_plots():
         "pydantic",
     ]
     code = f"import sys, sltjax; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert printed(code) == "[]"
+
+
+def test_importing_the_package_starts_no_backend():
+    code = "import jax, sltjax; jax.config.update('jax_num_cpu_devices', 3); print(jax.device_count())"
+    assert printed(code) == "3"
+
+
+def test_what_is_imported_within_a_trace_leaves_no_tracer_behind():
+    code = """
+import jax, sltjax
+from sltjax.moments import mean
+jax.jit(mean)(jax.random.normal(jax.random.key(0), (2, 50)))
+import blackjax
+print(blackjax.nuts is not None, float(mean(jax.random.normal(jax.random.key(0), (2, 60))).ess) > 0)
+"""
+    assert printed(code) == "True True"
+
+
+def printed(code):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    return done.stdout.strip()

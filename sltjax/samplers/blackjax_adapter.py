@@ -17,6 +17,7 @@ from flax import struct
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from sltjax.late import late
 from sltjax.samplers.adaptation import Adapted, adapted
 from sltjax.types import Info, Params, Potential, RngKey, Scalar
 
@@ -146,15 +147,11 @@ class Blackjax:
         return jax.tree.map(lambda new, old: jnp.where(age == window.length, new, old), opened, grown)
 
     def _dual_averaging(self) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-        from blackjax.adaptation.step_size import dual_averaging_adaptation
-
-        return dual_averaging_adaptation(self.acceptance)
+        return late("blackjax.adaptation.step_size").dual_averaging_adaptation(self.acceptance)
 
 
 def _welford() -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    from blackjax.adaptation.mass_matrix import welford_algorithm
-
-    return welford_algorithm(is_diagonal_matrix=True)
+    return late("blackjax.adaptation.mass_matrix").welford_algorithm(is_diagonal_matrix=True)
 
 
 def _no_moments(like: Array) -> Any:
@@ -166,9 +163,8 @@ class _NUTS:
     max_num_doublings: int
 
     def __call__(self, log_density: Callable[[Params], Array], step_size: Scalar, inverse_mass: Array) -> Any:
-        import blackjax
-
-        return blackjax.nuts(log_density, step_size, inverse_mass, max_num_doublings=self.max_num_doublings)
+        nuts = late("blackjax").nuts
+        return nuts(log_density, step_size, inverse_mass, max_num_doublings=self.max_num_doublings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,9 +172,7 @@ class _HMC:
     max_num_steps: int
 
     def __call__(self, log_density: Callable[[Params], Array], step_size: Scalar, inverse_mass: Array) -> Any:
-        import blackjax
-
-        return blackjax.dynamic_hmc(
+        return late("blackjax").dynamic_hmc(
             log_density,
             step_size,
             inverse_mass,
