@@ -11,7 +11,17 @@ from sltjax.calibration import Calibration, calibrate
 from sltjax.definition import llc_curve
 from sltjax.diagnostics import UnhealthyError
 from sltjax.estimate import estimate_llc
-from sltjax.estimators import fit_llc, llc, localisation_bias, multiplicity_correction, two_temperature_llc
+from sltjax.estimators import (
+    fit_llc,
+    free_energy,
+    llc,
+    localisation_bias,
+    multiplicity_correction,
+    singular_fluctuation,
+    two_temperature_llc,
+    waic,
+    wbic,
+)
 from sltjax.losses import behavioral_loss, in_precision, kl_divergence, restrict, squared_distance
 from sltjax.models import from_linen, from_nnx
 from sltjax.parts import part
@@ -79,6 +89,7 @@ __all__ = [
     "essential_dynamics",
     "estimate_llc",
     "fit_llc",
+    "free_energy",
     "from_linen",
     "from_nnx",
     "identity",
@@ -95,12 +106,15 @@ __all__ = [
     "restrict",
     "rmsprop",
     "sample",
+    "singular_fluctuation",
     "squared_distance",
     "stages",
     "sweep",
     "sweeps",
     "truth",
     "two_temperature_llc",
+    "waic",
+    "wbic",
 ]
 
 

@@ -1,5 +1,7 @@
 """Estimators: each a few lines over the moments of a trace."""
 
+from sltjax.estimators.free_energies import free_energy, wbic
+from sltjax.estimators.functional_variance import singular_fluctuation, waic
 from sltjax.estimators.learning_coefficient import HEAT_DOUBT, llc
 from sltjax.estimators.localisation import directions_held, effective_count, localisation_bias, unlocalised_llc
 from sltjax.estimators.multiplicity import MultiplicityFit, fit_llc, fit_multiplicity, multiplicity_correction
@@ -12,9 +14,13 @@ __all__ = [
     "effective_count",
     "fit_llc",
     "fit_multiplicity",
+    "free_energy",
     "llc",
     "localisation_bias",
     "multiplicity_correction",
+    "singular_fluctuation",
     "two_temperature_llc",
     "unlocalised_llc",
+    "waic",
+    "wbic",
 ]
