@@ -14,6 +14,8 @@ from sltjax.estimate import estimate_llc
 from sltjax.estimators import (
     fit_llc,
     free_energy,
+    hessian_spectra,
+    hessian_spectrum,
     llc,
     localisation_bias,
     multiplicity_correction,
@@ -21,6 +23,7 @@ from sltjax.estimators import (
     two_temperature_llc,
     waic,
     wbic,
+    with_rank_check,
 )
 from sltjax.losses import behavioral_loss, in_precision, kl_divergence, restrict, squared_distance
 from sltjax.models import from_linen, from_nnx
@@ -92,6 +95,8 @@ __all__ = [
     "free_energy",
     "from_linen",
     "from_nnx",
+    "hessian_spectra",
+    "hessian_spectrum",
     "identity",
     "in_precision",
     "kl_divergence",
@@ -115,6 +120,7 @@ __all__ = [
     "two_temperature_llc",
     "waic",
     "wbic",
+    "with_rank_check",
 ]
 
 

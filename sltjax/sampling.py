@@ -262,7 +262,7 @@ def lower_block(
     anchors = stack if mesh is None else jax.tree.map(_laid, stack, shardings(stack, mesh, partition))
     data = jax.tree.map(lambda x: _laid(x, everywhere), jax.eval_shape(lambda data: data, data))
     key, steps = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((width,), jnp.int32)
-    condition = _condition_all.lower(_traceable(posterior.at(anchors)), data, schedule.batch_size)
+    condition = _condition_all.lower(traceable(posterior.at(anchors)), data, schedule.batch_size)
     kinds = kinds_of(sampler)
     posteriors = _returned(condition, mesh)
     layout = layout_of(posteriors.anchor, mesh)
@@ -303,11 +303,11 @@ def bytes_on_a_device(program: jax.stages.Compiled) -> int:
 
 def condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:
     """The posteriors around a stack of anchors, each conditioned on the data; all leaves get a [checkpoint] axis."""
-    return _condition_all(_traceable(posterior), data, batch_size)
+    return _condition_all(traceable(posterior), data, batch_size)
 
 
-def _traceable(posterior: LocalPosterior) -> LocalPosterior:
-    """With a loss that is a pytree, as plain functions are not."""
+def traceable(posterior: LocalPosterior) -> LocalPosterior:
+    """The same with a loss that is a pytree, as plain functions are not, and may go into a compiled program."""
     if isinstance(posterior.loss, BehavioralLoss):
         return posterior
     return dataclasses.replace(posterior, loss=jax.tree_util.Partial(posterior.loss))

@@ -72,6 +72,7 @@ def test_importing_the_package_brings_no_storage_tables_or_plots():
         "fsspec",
         "ray",
         "pydantic",
+        "matfree",
     ]
     code = f"import sys, sltjax; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
