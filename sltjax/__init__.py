@@ -25,6 +25,7 @@ from sltjax.estimators import (
     wbic,
     with_rank_check,
 )
+from sltjax.evidence import thermodynamic_integration
 from sltjax.losses import behavioral_loss, in_precision, kl_divergence, restrict, squared_distance
 from sltjax.models import from_linen, from_nnx
 from sltjax.parts import part
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from sltjax import checkpoints, sweeps, truth
     from sltjax.development import essential_dynamics, stages
     from sltjax.results import open_parts, open_results
+    from sltjax.selection import Candidate, compare_models, sbic
     from sltjax.store import StoreError
     from sltjax.sweeps import sweep
 
@@ -64,6 +66,9 @@ _LATE = {
     "stages": "sltjax.development",
     "open_parts": "sltjax.results",
     "open_results": "sltjax.results",
+    "Candidate": "sltjax.selection",
+    "compare_models": "sltjax.selection",
+    "sbic": "sltjax.selection",
     "StoreError": "sltjax.store",
     "sweep": "sltjax.sweeps",
 }
@@ -77,6 +82,7 @@ __all__ = [
     "SGLD",
     "SGNHT",
     "Calibration",
+    "Candidate",
     "Estimate",
     "Health",
     "LeimkuhlerMatthews",
@@ -88,6 +94,7 @@ __all__ = [
     "behavioral_loss",
     "calibrate",
     "checkpoints",
+    "compare_models",
     "default_nbeta",
     "essential_dynamics",
     "estimate_llc",
@@ -111,11 +118,13 @@ __all__ = [
     "restrict",
     "rmsprop",
     "sample",
+    "sbic",
     "singular_fluctuation",
     "squared_distance",
     "stages",
     "sweep",
     "sweeps",
+    "thermodynamic_integration",
     "truth",
     "two_temperature_llc",
     "waic",

@@ -22,6 +22,7 @@ LAYERS = [
     {"calibration"},
     {"estimate"},
     {"definition"},
+    {"evidence", "selection"},
     {"fingerprint", "store"},
     {"results"},
     {"development"},
