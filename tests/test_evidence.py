@@ -46,6 +46,7 @@ def exact_evidence():
     return (np.linalg.slogdet(covariance)[1] + residual @ np.linalg.solve(covariance, residual)) / 2
 
 
+@pytest.mark.slow
 def test_evidence_of_a_conjugate_model_and_its_error():
     beta, _ = temperatures(GRID)
     nbeta = np.tile(N * beta, SEEDS)

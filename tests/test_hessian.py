@@ -13,13 +13,14 @@ from sltjax.types import Estimate, Health
 
 D = 300
 SMALL = {"num_probes": 8, "num_products": 24, "num_top": 6}
-# an even spectrum, one with gaps and ties as trained networks have it, one of low rank, and a multiple of 1
+# "gaps" has ties and a negative value, "crowded" more about 0 than runs of this length can tell apart
 SPECTRA = {
     "even": np.linspace(0.1, 1.0, D),
     "gaps": np.concatenate([[-2.0], np.zeros(D - 11), [0.5, 0.5, 0.5, 1.0, 3.0, 3.0, 3.0, 7.0, 7.0, 9.0]]),
     "rank 2": np.concatenate([np.zeros(D - 2), [1.0, 10.0]]),
     "multiple of 1": np.full(D, 2.0),
     "zero": np.zeros(D),
+    "crowded": np.concatenate([np.logspace(-5, 0, D - 20), -np.logspace(-5, -1, 20)]),
     "negative": -np.linspace(1.0, 2.0, D),
 }
 
@@ -59,8 +60,8 @@ def test_trace_and_effective_count(found, name):
     count = spectrum.effective_count(50.0, 1.0)
     held = np.maximum(50 * h, 0)
     assert abs(count.value - np.sum(held / (held + 1))) < 4 * count.std_error + 0.01
-    assert count.std_error < 4.0
-    np.testing.assert_allclose(spectrum.weights.sum(axis=1), D, rtol=1e-4)
+    assert count.std_error < 10
+    np.testing.assert_allclose(spectrum.weights.sum(axis=-1), D, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", SPECTRA)
@@ -71,7 +72,8 @@ def test_the_largest_eigenvalues_with_their_multiplicity(found, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "threshold", "cap"), [("gaps", None, 4), ("rank 2", None, 2), ("gaps", 2.5, 3), ("even", 0.5, 40)]
+    ("name", "threshold", "cap"),
+    [("gaps", None, 4), ("rank 2", None, 2), ("gaps", 2.5, 3), ("even", 0.5, 40), ("crowded", 1e-2, 40)],
 )
 def test_rank(found, name, threshold, cap):
     exact = np.sum(np.abs(SPECTRA[name]) > (threshold or 1e-6))
@@ -121,7 +123,7 @@ def network(loss=None, **sizes):
 def test_a_small_network_is_exact_whatever_the_pieces():
     truth, spectrum, exact = network(piece=16)
     assert spectrum.is_exact
-    np.testing.assert_allclose(spectrum.nodes[0], exact, atol=1e-4 * exact.max())
+    np.testing.assert_allclose(spectrum.nodes[0, 0], exact, atol=1e-4 * exact.max())
     np.testing.assert_allclose(spectrum.top, exact[::-1][:10], atol=1e-4 * exact.max())
     assert spectrum.trace.std_error == 0
     assert spectrum.trace.value == pytest.approx(exact.sum(), rel=1e-4)
@@ -143,7 +145,7 @@ def test_a_part_and_several_checkpoints_at_once():
     first = sltjax.hessian_spectrum(
         jax.random.key(0), truth.loss, truth.params, truth.data, select=lambda w: w[0], num_top=2
     )
-    assert first.nodes.shape == (1, 12)
+    assert first.nodes.shape == (1, 1, 12)
     assert first.trace.value < whole.trace.value
     both = sltjax.hessian_spectra(jax.random.key(1), truth.loss, [truth.params, doubled], truth.data)
     np.testing.assert_allclose(both[0].nodes, whole.nodes, atol=1e-4 * whole.nodes.max())
@@ -166,7 +168,7 @@ def estimate(value, error):
 
 def test_an_llc_below_half_the_rank_is_told():
     h = np.array([0.0, 1.0, 2.0])
-    spectrum = HessianSpectrum(h[None], np.ones((1, 3)), np.zeros((1, 3)), h[::-1], np.zeros(3))
+    spectrum = HessianSpectrum(h[None, None], np.ones((1, 1, 3)), h[::-1], np.zeros(3))
     exact = localized_llc(h, 100.0, 1.0)
     assert spectrum.effective_count(100.0, 1.0).value / 2 == pytest.approx(exact)
     assert sltjax.with_rank_check(estimate(exact - 0.03, 0.01), spectrum, 100.0, 1.0).health.ok

@@ -102,7 +102,7 @@ def estimate(value, error, *messages):
 
 def test_the_table_has_a_column_for_what_is_known():
     h = np.array([0.0, 1.0, 2.0])
-    spectrum = HessianSpectrum(h[None], np.ones((1, 3)), np.zeros((1, 3)), h[::-1], np.zeros(3))
+    spectrum = HessianSpectrum(h[None, None], np.ones((1, 1, 3)), h[::-1], np.zeros(3))
     models = {
         "small": sltjax.Candidate(0.7, 2),
         "large": sltjax.Candidate(

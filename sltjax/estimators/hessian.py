@@ -4,11 +4,12 @@
 
 Each of P random vectors v, |v|² = d, is the start of a Lanczos run; the eigenvalues θ of its tridiagonal matrix and d
 times the squared first components ω of its eigenvectors are the Gauss rule for vᵀf(H)v (Golub & Meurant 1994;
-Ubaru, Chen & Saad 2017; Ghorbani, Krishnan & Xiao 2019, arXiv 1901.10159). f(h) = h is Hutchinson's trace. Where all
-products together would be as many as H has columns, H itself is computed, and everything is exact.
+Ubaru, Chen & Saad 2017; Ghorbani, Krishnan & Xiao 2019, arXiv 1901.10159). f(h) = h is Hutchinson's trace. Rules of
+the last few lengths of a run are kept: where eigenvalues lie closer than the run can tell apart, as they do about 0,
+these swing about the truth, and their mean and spread are the value and what is not known of it. Where all products
+together would be as many as H has columns, H itself is computed, and everything is exact.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -29,12 +30,13 @@ from sltjax.validation import as_float32, count_examples, validate_loss, validat
 
 FLAT = 1e-4  # of the largest |eigenvalue|, below which rounding in float32 and curvature look alike
 EXHAUSTED = 1e-5  # of the largest entry, the coupling at which a Lanczos run has seen all that its start can see
+RULES = 8  # lengths of a run that are kept, or half of them where they are fewer than 16
 TOP_ITERATIONS = 100
 BLOCK = 32  # products at once where H itself is computed
 SIGMAS = 4.0
 
 Product = Callable[[Float[Array, " d"]], Float[Array, " d"]]
-Arrays = tuple[Array, Array, Array, Array, Array]  # the attributes of `HessianSpectrum`
+Arrays = tuple[Array, Array, Array, Array]  # the attributes of `HessianSpectrum`
 
 
 @struct.dataclass
@@ -42,16 +44,14 @@ class HessianSpectrum:
     """What is known of the eigenvalues h of the Hessian of L_n at a checkpoint, a matrix d × d.
 
     Attributes:
-        nodes: θ, in nats an example and squared unit of the parameters, shape [probe, node].
-        weights: how many eigenvalues each stands for, of which those of a probe add up to d, [probe, node].
-        reach: an eigenvalue lies within this distance of each node, [probe, node].
+        nodes: θ, in nats an example and squared unit of the parameters, shape [probe, rule, node].
+        weights: how many eigenvalues each stands for, of which those of a rule add up to d, [probe, rule, node].
         top: the largest eigenvalues in descending order, with multiplicity, [top].
         top_error: an eigenvalue lies within this distance of each, [top].
     """
 
-    nodes: Float[np.ndarray, "probe node"]
-    weights: Float[np.ndarray, "probe node"]
-    reach: Float[np.ndarray, "probe node"]
+    nodes: Float[np.ndarray, "probe rule node"]
+    weights: Float[np.ndarray, "probe rule node"]
     top: Float[np.ndarray, " top"]
     top_error: Float[np.ndarray, " top"]
 
@@ -68,8 +68,7 @@ class HessianSpectrum:
     def rank(self, threshold: float | None = None) -> Mean:
         """The number of eigenvalues beyond a threshold in absolute value, half of which bounds λ from below.
 
-        Its error holds the weight of nodes whose eigenvalues may lie on the other side of the threshold: put it
-        where there are few eigenvalues, or use `effective_count`, which needs none.
+        It is known best where there are few eigenvalues about the threshold; `effective_count` needs none.
 
         Args:
             threshold: None for `FLAT` times the largest |eigenvalue|, the flat directions of float32.
@@ -81,9 +80,7 @@ class HessianSpectrum:
         limit = FLAT * max(size.max(), np.abs(self.top).max(initial=0.0)) if threshold is None else threshold
         if not limit >= 0:
             raise ValueError(f"threshold: got {threshold}, expected a curvature of at least 0")
-        found = self._total(size > limit)
-        undecided = np.sum(self.weights * (np.abs(size - limit) < self.reach), axis=1).mean()
-        return dataclasses.replace(found, std_error=float(np.hypot(found.std_error, undecided)))
+        return self._total(size > limit)
 
     def effective_count(self, nbeta: float, gamma: float) -> Mean:
         """Σ nβh/(nβh + γ) over h > 0: the directions that the loss holds and not the localisation.
@@ -119,16 +116,18 @@ class HessianSpectrum:
         """
         if not width > 0:
             raise ValueError(f"width: got {width}, expected a curvature above 0, such as 1 % of the largest")
-        away = (np.asarray(x)[:, None, None] - self.nodes) / width
+        away = (np.asarray(x)[:, None, None, None] - self.nodes) / width
         return self._total(np.exp(-(away**2) / 2) / (width * np.sqrt(2 * np.pi)))
 
-    def _total(self, values: Float[np.ndarray, "*point probe node"] | np.ndarray) -> Mean:
-        """Σ over eigenvalues of what is given at the nodes: the mean over probes, with its error."""
-        by_probe = np.sum(self.weights * values, axis=-1)
-        probes = by_probe.shape[-1]
+    def _total(self, values: Float[np.ndarray, "*point probe rule node"] | np.ndarray) -> Mean:
+        """Σ over eigenvalues of what is given at the nodes: its mean, with the error of probes and that of rules."""
+        sums = np.sum(self.weights * values, axis=-1)
         if self.is_exact:
-            return Mean(by_probe[..., 0], np.zeros(by_probe.shape[:-1]), np.inf)
-        return Mean(by_probe.mean(axis=-1), by_probe.std(axis=-1, ddof=1) / np.sqrt(probes), float(probes))
+            return Mean(sums[..., 0, 0], np.zeros(sums.shape[:-2]), np.inf)
+        probes = sums.shape[-2]
+        of_probes = sums.mean(axis=-1).std(axis=-1, ddof=1) / np.sqrt(probes)
+        of_rules = sums.mean(axis=-2).std(axis=-1, ddof=1)
+        return Mean(sums.mean(axis=(-2, -1)), np.hypot(of_probes, of_rules), float(probes))
 
 
 def hessian_spectrum(
@@ -153,7 +152,7 @@ def hessian_spectrum(
         data: pytree of arrays [n, ...].
         select: params -> a part of them, of which to take the Hessian; see `restrict` and `part`.
         num_probes: P ≥ 2 random vectors; errors fall as 1/√P.
-        num_products: Lanczos steps of each, which takes as many copies of the parameters in memory.
+        num_products: Lanczos steps of each, at least 4, which take as many copies of the parameters in memory.
         num_top: largest eigenvalues to find, with their multiplicity, by LOBPCG (Knyazev 2001).
         piece: examples in memory at once.
 
@@ -198,7 +197,7 @@ def hessian_spectra(
     count_examples(data)
     for name, size, least in (
         ("num_probes", num_probes, 2),
-        ("num_products", num_products, 2),
+        ("num_products", num_products, 4),
         ("num_top", num_top, 1),
         ("piece", piece, 1),
     ):
@@ -270,9 +269,8 @@ def _spectra(
 def _exact(product: Product, size: int, num_top: int) -> Arrays:
     hessian = jax.lax.map(product, jnp.eye(size), batch_size=BLOCK)
     values = jnp.linalg.eigvalsh((hessian + hessian.T) / 2)
-    nodes, nothing = values[None], jnp.zeros((1, size))
-    top = values[::-1][:num_top]
-    return nodes, jnp.ones_like(nodes), nothing, top, jnp.zeros_like(top)
+    nodes, top = values[None, None], values[::-1][:num_top]
+    return nodes, jnp.ones_like(nodes), top, jnp.zeros_like(top)
 
 
 def _stochastic(
@@ -282,30 +280,34 @@ def _stochastic(
 
     probe_key, top_key = jax.random.split(key)
     probes = sampler_sphere(start, num=num_probes)(probe_key)
-    nodes, weights, reach = jax.lax.map(lambda probe: _lanczos(product, probe, num_products), probes)
+    nodes, weights = jax.lax.map(lambda probe: _lanczos(product, probe, num_products), probes)
     top, top_error = _largest(top_key, product, start, num_top, jnp.max(jnp.abs(nodes)))
-    return nodes, weights, reach, top, top_error
+    return nodes, weights, top, top_error
 
 
-def _lanczos(product: Product, probe: Float[Array, " d"], num_products: int) -> tuple[Array, Array, Array]:
-    """The nodes of one probe, their weights, and how far the nearest eigenvalue may be.
+def _lanczos(product: Product, probe: Float[Array, " d"], num_products: int) -> tuple[Array, Array]:
+    """The nodes of one probe and their weights, [rule, node].
 
     By the Hessenberg matrix: it is tridiagonal but for rounding, and its lower diagonal alone shows where the run is
     exhausted, as it is early where H is of low rank. What follows there is noise, and is cut off.
     """
     from matfree.decomp import hessenberg
 
-    decompose = hessenberg(num_products, reortho="full", custom_vjp=False)
-    _, matrix, residual, _ = decompose(product, probe)
-    diagonal, below = jnp.diagonal(matrix), jnp.append(jnp.diagonal(matrix, -1), jnp.linalg.norm(residual))
+    _, matrix, _, _ = hessenberg(num_products, reortho="full", custom_vjp=False)(product, probe)
+    diagonal, below = jnp.diagonal(matrix), jnp.append(jnp.diagonal(matrix, -1), 0.0)
     met = jax.lax.cummax(jnp.maximum(jnp.abs(diagonal), below))
-    goes_on = jnp.cumprod(below > EXHAUSTED * met)
-    reached = jnp.concatenate([jnp.ones(1), goes_on[:-1]]) > 0
-    coupling = jnp.where(goes_on > 0, below, 0.0)
-    across = jnp.diag(coupling[:-1], 1)
-    tridiagonal = jnp.diag(jnp.where(reached, diagonal, 0.0)) + across + across.T
-    nodes, vectors = jnp.linalg.eigh(tridiagonal)
-    return nodes, probe.size * vectors[0] ** 2, coupling[-1] * jnp.abs(vectors[-1])
+    goes_on = jnp.cumprod(below > EXHAUSTED * met) > 0
+    reached = jnp.append(True, goes_on[:-1])
+    steps = jnp.arange(num_products)
+
+    def rule(length: Array) -> tuple[Array, Array]:
+        kept = reached & (steps < length)
+        coupling = jnp.where(goes_on & (steps < length - 1), below, 0.0)[:-1]
+        across = jnp.diag(coupling, 1)
+        nodes, vectors = jnp.linalg.eigh(jnp.diag(jnp.where(kept, diagonal, 0.0)) + across + across.T)
+        return nodes, probe.size * vectors[0] ** 2
+
+    return jax.vmap(rule)(num_products - jnp.arange(min(RULES, num_products // 2)))
 
 
 def _largest(
