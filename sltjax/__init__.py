@@ -11,7 +11,21 @@ from sltjax.calibration import Calibration, calibrate
 from sltjax.definition import llc_curve
 from sltjax.diagnostics import UnhealthyError
 from sltjax.estimate import estimate_llc
-from sltjax.estimators import fit_llc, llc, localisation_bias, multiplicity_correction, two_temperature_llc
+from sltjax.estimators import (
+    fit_llc,
+    free_energy,
+    hessian_spectra,
+    hessian_spectrum,
+    llc,
+    localisation_bias,
+    multiplicity_correction,
+    singular_fluctuation,
+    two_temperature_llc,
+    waic,
+    wbic,
+    with_rank_check,
+)
+from sltjax.evidence import thermodynamic_integration
 from sltjax.losses import behavioral_loss, in_precision, kl_divergence, restrict, squared_distance
 from sltjax.models import from_linen, from_nnx
 from sltjax.parts import part
@@ -38,6 +52,7 @@ if TYPE_CHECKING:
     from sltjax import checkpoints, sweeps, truth
     from sltjax.development import essential_dynamics, stages
     from sltjax.results import open_parts, open_results
+    from sltjax.selection import Candidate, compare_models, sbic
     from sltjax.store import StoreError
     from sltjax.sweeps import sweep
 
@@ -51,6 +66,9 @@ _LATE = {
     "stages": "sltjax.development",
     "open_parts": "sltjax.results",
     "open_results": "sltjax.results",
+    "Candidate": "sltjax.selection",
+    "compare_models": "sltjax.selection",
+    "sbic": "sltjax.selection",
     "StoreError": "sltjax.store",
     "sweep": "sltjax.sweeps",
 }
@@ -64,6 +82,7 @@ __all__ = [
     "SGLD",
     "SGNHT",
     "Calibration",
+    "Candidate",
     "Estimate",
     "Health",
     "LeimkuhlerMatthews",
@@ -75,12 +94,16 @@ __all__ = [
     "behavioral_loss",
     "calibrate",
     "checkpoints",
+    "compare_models",
     "default_nbeta",
     "essential_dynamics",
     "estimate_llc",
     "fit_llc",
+    "free_energy",
     "from_linen",
     "from_nnx",
+    "hessian_spectra",
+    "hessian_spectrum",
     "identity",
     "in_precision",
     "kl_divergence",
@@ -95,12 +118,18 @@ __all__ = [
     "restrict",
     "rmsprop",
     "sample",
+    "sbic",
+    "singular_fluctuation",
     "squared_distance",
     "stages",
     "sweep",
     "sweeps",
+    "thermodynamic_integration",
     "truth",
     "two_temperature_llc",
+    "waic",
+    "wbic",
+    "with_rank_check",
 ]
 
 

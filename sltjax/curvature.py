@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from sltjax import observables as observe
 from sltjax.devices import fetch, in_turn, portable
+from sltjax.estimators.hessian import hessian_product
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import LeimkuhlerMatthews
 from sltjax.samplers.noise import gaussian
@@ -128,10 +129,10 @@ def largest_curvature(
 
     def at_position(posterior: LocalPosterior, params: Params) -> Array:
         potential = posterior.potential(batch, posterior.anchor_terms(batch))
-        gradient = jax.grad(lambda w: potential(w)[0])
+        times_hessian = hessian_product(lambda w: potential(w)[0], params)
 
         def iterate(direction: Params, _: None) -> tuple[Params, Array]:
-            product = jax.jvp(gradient, (params,), (direction,))[1]
+            product = times_hessian(direction)
             norm = optax.tree.norm(product)
             return optax.tree.scale(1 / jnp.maximum(norm, TINY), product), norm
 

@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from sltjax.checkpoints import digest
 from sltjax.losses import BehavioralLoss
+from sltjax.observables import bind
 from sltjax.posterior import LocalPosterior
 from sltjax.types import Batch, Info, Measured, Observable, Params, RngKey
 
@@ -63,11 +64,19 @@ def of_metrics(metrics: Mapping[str, Callable[[Params, Batch], Any]], params: Pa
     return {name: of_function(metric, params, data) for name, metric in metrics.items()}
 
 
-def of_observables(observables: Mapping[str, Observable], params: Params) -> dict[str, str]:
+def of_observables(observables: Mapping[str, Observable], posterior: LocalPosterior) -> dict[str, str]:
     """Name -> fingerprint of the functions that are recorded at every draw."""
-    zero = np.float32(0)
+    params, zero = posterior.start, np.float32(0)
     info = Info(params, zero, Measured(zero, zero, params), zero)
-    return {name: of_function(observable, params, info) for name, observable in observables.items()}
+
+    def of_one(observable: Observable) -> str:
+        if bind(observable, posterior) is observable:
+            return of_function(observable, params, info)
+        # as with a loss, it must not depend on which checkpoint was first
+        bound = lambda anchor, *seen: bind(observable, posterior.at(anchor))(*seen)  # noqa: E731
+        return of_function(bound, posterior.anchor, params, info)
+
+    return {name: of_one(observable) for name, observable in observables.items()}
 
 
 def of_key(key: RngKey) -> list[int]:

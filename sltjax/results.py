@@ -11,9 +11,11 @@ import numpy as np
 import xarray as xr
 
 from sltjax.estimators import llc
+from sltjax.observables import bind
+from sltjax.posterior import LocalPosterior
 from sltjax.schedule import Schedule
 from sltjax.store import DamagedUnitError, Store, Unit, make_atomically
-from sltjax.types import Info, Measured, Observable, Params
+from sltjax.types import Info, Measured, Observable
 
 RESERVED = {
     *("llc", "llc_std_error", "llc_per_chain", "rhat", "ess", "drift", "ok", "verdict", "status", "acceptance", "heat"),
@@ -161,17 +163,19 @@ def check_names(names: Iterable[str]) -> None:
         )
 
 
-def bytes_a_unit(observables: Mapping[str, Observable], params: Params, schedule: Schedule) -> dict[str, int]:
-    """How much each observable takes of a unit.
+def bytes_a_unit(
+    observables: Mapping[str, Observable], posterior: LocalPosterior, schedule: Schedule
+) -> dict[str, int]:
+    """How much each observable takes of a unit, for chains of that posterior.
 
     Raises:
         ValueError: one records something other than an array.
     """
-    measured = Measured(np.float32(0), np.float32(0), params)
-    info = Info(params, np.float32(0), measured, np.float32(1))
+    params, zero = posterior.start, np.float32(0)
+    info = Info(params, zero, Measured(zero, zero, params), np.float32(1))
     sizes = {}
     for name, observable in observables.items():
-        shape = jax.eval_shape(observable, params, info)
+        shape = jax.eval_shape(bind(observable, posterior), params, info)
         if not hasattr(shape, "dtype"):
             raise ValueError(f"observable {name!r}: got {jax.tree.structure(shape)}, expected one array a draw")
         sizes[name] = math.prod(shape.shape) * shape.dtype.itemsize * schedule.num_chains * schedule.num_draws
@@ -179,14 +183,14 @@ def bytes_a_unit(observables: Mapping[str, Observable], params: Params, schedule
 
 
 def check_size(
-    observables: Mapping[str, Observable], params: Params, schedule: Schedule, most: int = UNIT_BYTES
+    observables: Mapping[str, Observable], posterior: LocalPosterior, schedule: Schedule, most: int = UNIT_BYTES
 ) -> None:
     """Refuse observables that record more than a unit should hold.
 
     Raises:
         ValueError: names the largest and its size; or one records something other than an array.
     """
-    sizes = bytes_a_unit(observables, params, schedule)
+    sizes = bytes_a_unit(observables, posterior, schedule)
     if sum(sizes.values()) > most:
         largest = max(sizes, key=sizes.__getitem__)
         raise ValueError(

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Int
 
 from sltjax import observables as observe
-from sltjax.devices import Layout, Partition, fetch, lay, lay_lanes, layout_of, shardings, spread
+from sltjax.devices import Layout, Partition, fetch, lay, lay_lanes, layout_of, replicate, shardings, spread
 from sltjax.losses import BehavioralLoss
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers.adaptation import set_learning
@@ -52,7 +52,8 @@ def sample(
         posterior: loss, anchor, nβ and γ; conditioned on the data here.
         sampler: `SGLD`, `LeimkuhlerMatthews` or any other `Sampler`.
         data: pytree of arrays [n, ...].
-        observables: name -> what to record at every draw.
+        observables: name -> what to record at every draw, a function (params, info) -> arrays; `observables.losses`
+            among them.
         num_chains: independent chains, all from the anchor.
         num_draws: recorded draws a chain.
         burn_in: steps before the first draw.
@@ -108,6 +109,7 @@ def sample_block(
         name -> array [checkpoint, chain, draw, ...].
     """
     kinds = kinds_of(sampler)
+    recorders = replicate(_recorders(observables), mesh)
     layout = layout_of(posteriors.anchor, mesh)
     lanes, states = _start(key, posteriors, np.asarray(steps), sampler, kinds, schedule.num_chains, mesh, layout)
     layout = layout_of(states, mesh)
@@ -122,10 +124,10 @@ def sample_block(
             schedule.burn_in_steps,
             schedule.thin,
             data,
-            kinds=kinds,
+            recorders,
+            kinds=kinds_of(sampler, recorders),
             batch_size=schedule.batch_size,
             chunk=schedule.chunk,
-            observables=tuple(observables.items()),
             layout=layout,
         )
         if first + schedule.chunk > schedule.burn_in_draws:
@@ -140,6 +142,10 @@ def sample_block(
     return jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=2)[:, :, kept], *recorded)
 
 
+def _recorders(observables: Mapping[str, Observable]) -> dict[str, Any]:
+    return {name: observe.traceable(observable) for name, observable in observables.items()}
+
+
 @struct.dataclass
 class _Lanes:
     posteriors: LocalPosterior  # leaves [checkpoint, ...]
@@ -148,13 +154,13 @@ class _Lanes:
     batch_key: Any
 
 
-def kinds_of(sampler: Sampler) -> str:
-    """The classes of the sampler and its parts: what tells its program from those of others.
+def kinds_of(*trees: Any) -> str:
+    """The classes of a sampler and its parts: what tells its program from those of others.
 
     To jax 0.10 two dataclasses are equal as pytrees if their fields are, so that its cache, which goes by seven bits
     of a hash and then by equality, takes `SGLD` for `LeimkuhlerMatthews` once in a hundred processes.
     """
-    return str(jax.tree.structure(sampler))
+    return str(jax.tree.structure(trees))
 
 
 @partial(jax.jit, static_argnames=("kinds", "num_chains", "mesh", "layout"))
@@ -185,7 +191,7 @@ def _start(
     return _Lanes(posteriors, samplers, keys, batch_key), lay_lanes(states, posteriors.anchor, layout)
 
 
-@partial(jax.jit, static_argnames=("kinds", "batch_size", "chunk", "observables", "layout"), donate_argnames="states")
+@partial(jax.jit, static_argnames=("kinds", "batch_size", "chunk", "layout"), donate_argnames="states")
 def _advance(
     states: Any,
     lanes: _Lanes,
@@ -193,11 +199,11 @@ def _advance(
     burn_in_steps: Array | int,
     thin: Array | int,
     data: Batch,
+    recorders: dict[str, Any],
     *,
     kinds: str,
     batch_size: int,
     chunk: int,
-    observables: tuple[tuple[str, Observable], ...],
     layout: Layout,
 ) -> tuple[Any, Trace]:
     def step(states: Any, time: Array) -> tuple[Any, Info]:
@@ -214,15 +220,21 @@ def _advance(
 
         return jax.vmap(chains)(states, lanes.noise_keys, lanes.posteriors, lanes.samplers)
 
+    def observe_chains(posterior: LocalPosterior, info: Info) -> Trace:
+        bound = {name: observe.bind(recorder, posterior) for name, recorder in recorders.items()}
+        return {name: jax.vmap(observable)(info.params, info) for name, observable in bound.items()}
+
     def observe_lanes(info: Info) -> Trace:
-        return {name: jax.vmap(jax.vmap(function))(info.params, info) for name, function in observables}
+        return jax.vmap(observe_chains)(lanes.posteriors, info)
 
     def draw(states: Any, index: Array) -> tuple[Any, Trace]:
         """`thin` steps, of which the last is recorded: one copy of the step in the program, however many they are."""
 
         def thinned(number: Array, carry: tuple[Any, Trace]) -> tuple[Any, Trace]:
-            states, info = step(carry[0], (first_draw + index) * thin + number)
-            return states, observe_lanes(info)
+            time = (first_draw + index) * thin + number
+            states, info = step(carry[0], time)
+            is_recorded = (number == thin - 1) & (time >= burn_in_steps)
+            return states, jax.lax.cond(is_recorded, lambda: observe_lanes(info), lambda: carry[1])
 
         return jax.lax.fori_loop(0, thin, thinned, (states, nothing))
 
@@ -262,12 +274,13 @@ def lower_block(
     anchors = stack if mesh is None else jax.tree.map(_laid, stack, shardings(stack, mesh, partition))
     data = jax.tree.map(lambda x: _laid(x, everywhere), jax.eval_shape(lambda data: data, data))
     key, steps = jax.ShapeDtypeStruct((2,), jnp.uint32), jax.ShapeDtypeStruct((width,), jnp.int32)
-    condition = _condition_all.lower(_traceable(posterior.at(anchors)), data, schedule.batch_size)
+    condition = _condition_all.lower(traceable(posterior.at(anchors)), data, schedule.batch_size)
     kinds = kinds_of(sampler)
     posteriors = _returned(condition, mesh)
     layout = layout_of(posteriors.anchor, mesh)
     start = _start.lower(key, posteriors, steps, sampler, kinds, schedule.num_chains, mesh, layout)
     lanes, states = _returned(start, mesh)
+    recorders = _recorders(observables)
     advance = _advance.lower(
         states,
         lanes,
@@ -275,10 +288,10 @@ def lower_block(
         0,
         1,
         data,
-        kinds=kinds,
+        jax.tree.map(lambda x: _laid(x, everywhere), jax.eval_shape(lambda x: x, recorders)),
+        kinds=kinds_of(sampler, recorders),
         batch_size=schedule.batch_size,
         chunk=schedule.chunk,
-        observables=tuple(observables.items()),
         layout=layout_of(states, mesh),
     )
     return {"condition": condition, "start": start, "advance": advance}
@@ -303,11 +316,11 @@ def bytes_on_a_device(program: jax.stages.Compiled) -> int:
 
 def condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> LocalPosterior:
     """The posteriors around a stack of anchors, each conditioned on the data; all leaves get a [checkpoint] axis."""
-    return _condition_all(_traceable(posterior), data, batch_size)
+    return _condition_all(traceable(posterior), data, batch_size)
 
 
-def _traceable(posterior: LocalPosterior) -> LocalPosterior:
-    """With a loss that is a pytree, as plain functions are not."""
+def traceable(posterior: LocalPosterior) -> LocalPosterior:
+    """The same with a loss that is a pytree, as plain functions are not, and may go into a compiled program."""
     if isinstance(posterior.loss, BehavioralLoss):
         return posterior
     return dataclasses.replace(posterior, loss=jax.tree_util.Partial(posterior.loss))

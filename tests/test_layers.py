@@ -23,6 +23,7 @@ LAYERS = [
     {"calibration"},
     {"estimate"},
     {"definition"},
+    {"evidence", "selection"},
     {"fingerprint", "store"},
     {"results"},
     {"development"},
@@ -74,6 +75,7 @@ def test_importing_the_package_brings_no_storage_tables_or_plots():
         "fsspec",
         "ray",
         "pydantic",
+        "matfree",
     ]
     code = f"import sys, sltjax; print([m for m in {heavy} if m in sys.modules])"
     assert printed(code) == "[]"

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from sltjax import plots
 from sltjax.calibration import Calibration
 from sltjax.definition import Curve
 from sltjax.development import essential_dynamics, stages
-from sltjax.estimators import HEAT_DOUBT
+from sltjax.estimators import HEAT_DOUBT, HessianSpectrum
 from sltjax.samplers import SGLD
 from sltjax.schedule import Schedule
 from sltjax.types import Estimate, Health
@@ -253,3 +254,31 @@ def test_trajectories_tells_misuse(moved):
         plots.trajectories(moved, {"c": pd.DataFrame()})
     with pytest.raises(ValueError, match="smoothed not in the dataset"):
         plots.trajectories(moved.drop_vars("smoothed"))
+
+
+def spectrum(probes):
+    h = np.concatenate([np.zeros(5), [-0.5, 1.0, 4.0]])
+    return HessianSpectrum(
+        np.broadcast_to(h, (probes, 2, 8)), np.ones((probes, 2, 8)), np.array([4.0, 1.0]), np.zeros(2)
+    )
+
+
+@pytest.mark.parametrize("probes", [1, 3])
+def test_spectral_density_shows_density_rank_and_what_the_loss_holds(probes):
+    figure = plots.spectral_density(spectrum(probes), nbeta=100.0, gamma=1.0)
+    left, right = figure.axes
+    band = {"± std. error"} if probes > 1 else set()
+    assert labels(left) == {"largest 2"} | band
+    assert {label.split(":")[0] for label in labels(right)} == {"all 8", "γ/nβ"}
+    assert "γ/nβ: 1.988 directions held by the loss" in labels(right)
+    threshold, rank = right.lines[0].get_data()
+    assert rank[np.searchsorted(threshold, 0.1)] == 3
+    assert rank[np.searchsorted(threshold, 2.0)] == 1
+    figure.savefig(io.BytesIO())
+
+
+def test_spectral_density_of_nothing_but_zeros_and_of_half_a_localisation():
+    zero = HessianSpectrum(np.zeros((1, 1, 3)), np.ones((1, 1, 3)), np.zeros(3), np.zeros(3))
+    plots.spectral_density(zero).savefig(io.BytesIO())
+    with pytest.raises(ValueError, match="expected both or neither"):
+        plots.spectral_density(zero, nbeta=10.0)

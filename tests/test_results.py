@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from sltjax.posterior import LocalPosterior
 from sltjax.results import METRIC, OBSERVED, check_names, check_size, open_results, to_dataset, write_results
 from sltjax.schedule import Schedule
 from sltjax.store import Store
@@ -186,18 +187,22 @@ def test_nothing_to_open(tmp_path):
 SCHEDULE = Schedule(num_chains=4, num_draws=1000, burn_in=0, thin=1, batch_size=1)
 
 
+def around(params):
+    return LocalPosterior(lambda params, batch: batch, params, 1.0, 1.0)
+
+
 def test_what_is_recorded_is_bounded():
-    params = {"w": np.zeros((100, 100), np.float32)}
-    check_size({"norm": lambda w, info: jnp.sum(w["w"])}, params, SCHEDULE)
+    posterior = around({"w": np.zeros((100, 100), np.float32)})
+    check_size({"norm": lambda w, info: jnp.sum(w["w"])}, posterior, SCHEDULE)
     weights = {"weights": lambda w, info: w["w"], "norm": lambda w, info: jnp.sum(w["w"])}
     with pytest.raises(ValueError, match=r"153 MiB .* at most 100; 'weights' alone takes 153") as error:
-        check_size(weights, params, SCHEDULE, most=100 * 2**20)
+        check_size(weights, posterior, SCHEDULE, most=100 * 2**20)
     assert "fewer draws" in str(error.value)
 
 
 def test_an_observable_is_one_array():
     with pytest.raises(ValueError, match=r"observable 'both'.*expected one array"):
-        check_size({"both": lambda w, info: (w, w)}, np.zeros(2, np.float32), SCHEDULE)
+        check_size({"both": lambda w, info: (w, w)}, around(np.zeros(2, np.float32)), SCHEDULE)
 
 
 def test_goes_into_pandas(dataset):

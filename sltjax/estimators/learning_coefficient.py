@@ -28,15 +28,29 @@ def llc(trace: Trace, nbeta: float) -> Estimate:
         λ̂ (dimensionless, not clipped at 0) over the chains that stayed finite. A chain that did not is left
         out and named in `health`; where none did, the value is NaN.
     """
-    return judged(average(np.float64(nbeta) * np.asarray(trace["delta_loss"], np.float64)), trace)
+    return _judged_sign(excess(trace, nbeta))
+
+
+def excess(trace: Trace, nbeta: float) -> Estimate:
+    """nβ·(E_p[L_n(w)] − L_n(w*)) of any sign: λ̂ where w* is a minimum, and to be believed where it is none."""
+    found = average(np.float64(nbeta) * np.asarray(trace["delta_loss"], np.float64))
+    return judged_acceptance(without_heat(found, trace), trace)
 
 
 def judged(estimate: Estimate, trace: Trace) -> Estimate:
     """A λ̂ without the heat of its batches, and with what its own value and its chains' acceptance say against it."""
-    estimate = without_heat(estimate, trace)
-    if estimate.value < 0:
-        remedy = "raise gamma or use behavioral_loss"
-        estimate = with_warning(estimate, f"negative: the checkpoint is no minimum of this loss; {remedy}")
+    return _judged_sign(judged_acceptance(without_heat(estimate, trace), trace))
+
+
+def _judged_sign(estimate: Estimate) -> Estimate:
+    if not estimate.value < 0:
+        return estimate
+    remedy = "raise gamma or use behavioral_loss"
+    return with_warning(estimate, f"negative: the checkpoint is no minimum of this loss; {remedy}")
+
+
+def judged_acceptance(estimate: Estimate, trace: Trace) -> Estimate:
+    """An estimate, with what the acceptance of its chains says against it."""
     accepted = float(np.mean(trace.get("acceptance", 1.0)))
     if accepted < MIN_ACCEPTANCE:
         said = f"chains stand still: {accepted:.0%} of their steps were accepted; lower the step size or raise burn_in"

@@ -53,7 +53,7 @@ def multiplicity_correction(value: Scalar, nbeta: Scalar, multiplicity: int, off
     Raises:
         ValueError: m is no whole number of at least 1, or log nβ + c is not positive.
     """
-    _require_multiplicity(multiplicity)
+    require_multiplicity(multiplicity)
     logs = np.log(np.asarray(nbeta, float)) + offset
     if not np.all(logs > 0):
         raise ValueError(f"nbeta: got {nbeta}, expected log nβ + offset > 0; the expansion is for large nβ")
@@ -116,7 +116,7 @@ def fit_llc(
     Raises:
         ValueError: fewer than three points, an error that is not positive, or m no whole number of at least 1.
     """
-    _require_multiplicity(multiplicity)
+    require_multiplicity(multiplicity)
     logs = _logs(nbeta, value, std_error)
     middle = np.mean(logs)
     most = 1 / (middle - logs.min() + 0.5)  # log nβ + c stays positive over the grid
@@ -140,6 +140,11 @@ def _logs(nbeta: np.ndarray, value: np.ndarray, std_error: np.ndarray) -> np.nda
     return np.log(nbeta)
 
 
-def _require_multiplicity(multiplicity: int) -> None:
+def require_multiplicity(multiplicity: int) -> None:
+    """Refuse what is no multiplicity.
+
+    Raises:
+        ValueError: m is no whole number of at least 1.
+    """
     if multiplicity < 1 or multiplicity != int(multiplicity):
         raise ValueError(f"multiplicity: got {multiplicity}, expected a whole number of at least 1")

@@ -5,9 +5,10 @@
 
 import numpy as np
 
-from sltjax.estimators.average import average
-from sltjax.estimators.learning_coefficient import without_heat
-from sltjax.types import Estimate, Health, Trace
+from sltjax.diagnostics import with_warning
+from sltjax.estimators.average import combination
+from sltjax.estimators.learning_coefficient import excess
+from sltjax.types import Estimate, Trace
 
 
 def two_temperature_llc(first: Trace, second: Trace, nbeta: tuple[float, float]) -> Estimate:
@@ -33,28 +34,12 @@ def two_temperature_llc(first: Trace, second: Trace, nbeta: tuple[float, float])
     """
     if not (np.all(np.isfinite(nbeta)) and min(nbeta) > 0 and nbeta[0] != nbeta[1]):
         raise ValueError(f"nbeta: got {nbeta}, expected two different positive numbers; a ratio of 2 to 8 is usual")
-    one, two = (
-        without_heat(average(x * np.asarray(trace["delta_loss"], np.float64)), trace)
-        for x, trace in zip(nbeta, (first, second), strict=True)
-    )
+    one, two = (excess(trace, float(x)) for x, trace in zip(nbeta, (first, second), strict=True))
     if len(one.per_chain) != len(two.per_chain):
         raise ValueError(f"got {len(one.per_chain)} and {len(two.per_chain)} chains, expected as many at each nβ")
-    a, b = np.reciprocal(nbeta) / (1 / nbeta[0] - 1 / nbeta[1])
-    value = float(a * one.value - b * two.value)
-    error = float(np.hypot(a * one.std_error, b * two.std_error))
-    return Estimate(value, error, a * one.per_chain - b * two.per_chain, _weaker(one, two, nbeta, value))
-
-
-def _weaker(one: Estimate, two: Estimate, nbeta: tuple[float, float], value: float) -> Health:
-    """The worse of each number, and the messages of both."""
-    a, b = one.health, two.health
-    messages = [f"at nβ = {x:g}: {said}" for x, h in zip(nbeta, (a, b), strict=True) for said in h.messages]
-    if value < 0:
-        messages.append("negative: the mean loss rises with nβ, as it cannot in equilibrium; raise burn_in, num_draws")
-    return Health(
-        np.where(a.failed_draw >= 0, a.failed_draw, b.failed_draw),
-        max(a.rhat, b.rhat),
-        min(a.ess, b.ess),
-        max(a.drift, b.drift, key=abs),
-        tuple(messages),
-    )
+    factors = np.array([1 / nbeta[0], -1 / nbeta[1]]) / (1 / nbeta[0] - 1 / nbeta[1])
+    found = combination(factors, (one, two), [f"at nβ = {x:g}" for x in nbeta])
+    if found.value < 0:
+        said = "negative: the mean loss rises with nβ, as it cannot in equilibrium; raise burn_in, num_draws"
+        return with_warning(found, said)
+    return found

@@ -4,6 +4,7 @@ from sltjax.plots.chains import calibration, traces
 from sltjax.plots.grid import definition
 from sltjax.plots.parts import components
 from sltjax.plots.run import development
+from sltjax.plots.spectrum import spectral_density
 from sltjax.plots.trajectories import trajectories
 
-__all__ = ["calibration", "components", "definition", "development", "traces", "trajectories"]
+__all__ = ["calibration", "components", "definition", "development", "spectral_density", "traces", "trajectories"]

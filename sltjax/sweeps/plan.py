@@ -113,7 +113,7 @@ def plan(
     done = len(set(folder.steps() if folder else ()) & set(checkpoints.steps))
     num_blocks = math.ceil(len(checkpoints.steps) / block_size)
     left = num_blocks * (1 - done / len(checkpoints.steps))
-    start = setup.posterior.start
+    start, recorded = setup.posterior.start, (setup.observables, setup.posterior)
     lanes = block_size * schedules[0].num_chains
     gradient = setup.cost * setup.batch_size
 
@@ -138,7 +138,7 @@ def plan(
         programs=len(probed.compiled),
         compile_seconds=float(sum(probed.compiled)),
         # the units, and the Dataset made of them
-        disk=of_each(lambda s: 2 * len(checkpoints.steps) * sum(bytes_a_unit(setup.observables, start, s).values())),
+        disk=of_each(lambda s: 2 * len(checkpoints.steps) * sum(bytes_a_unit(*recorded, s).values())),
         seconds=of_each(lambda s: left * (probed.seconds_a_block + s.num_steps * probed.seconds_a_step)),
     )
 

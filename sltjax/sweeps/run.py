@@ -128,7 +128,7 @@ def sweep(
     with folder.locked(shard) if folder else nullcontext():
         manifest = settled(setup, folder)
         job = setup.job(manifest)
-        check_size(job.observables, setup.posterior.start, job.schedule)
+        check_size(job.observables, setup.posterior, job.schedule)
         blocks = setup.blocks(job.block_size, shard)
         num_lanes = len(blocks) * job.block_size * job.schedule.num_chains
         with (

@@ -89,7 +89,7 @@ class Setup:
             },
             "numerics": {**describe_asked(self.asked), "batch_size": self.batch_size},
             "metrics": fingerprint.of_metrics(self.metrics, anchor, self.data),
-            "observables": fingerprint.of_observables(self.observables, start),
+            "observables": fingerprint.of_observables(self.observables, self.posterior),
             "block_size": self.block_size,
             "key": fingerprint.of_key(self.key),
             "versions": fingerprint.versions(),
