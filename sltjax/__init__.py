@@ -11,7 +11,26 @@ from sltjax.calibration import Calibration, calibrate
 from sltjax.definition import llc_curve
 from sltjax.diagnostics import UnhealthyError
 from sltjax.estimate import estimate_llc
-from sltjax.estimators import fit_llc, llc, localisation_bias, multiplicity_correction, two_temperature_llc
+from sltjax.estimators import (
+    bayesian_influence,
+    coefficient_interactions,
+    correlation,
+    covariance,
+    fit_llc,
+    kernel_pca,
+    llc,
+    localisation_bias,
+    loss_interactions,
+    loss_kernel,
+    modules,
+    multiplicity_correction,
+    spectral_embedding,
+    strongest,
+    structure,
+    susceptibilities,
+    two_temperature_llc,
+    umap_embedding,
+)
 from sltjax.losses import behavioral_loss, in_precision, kl_divergence, restrict, squared_distance
 from sltjax.models import from_linen, from_nnx
 from sltjax.parts import part
@@ -72,9 +91,13 @@ __all__ = [
     "UnderdampedLangevin",
     "UnhealthyError",
     "adam",
+    "bayesian_influence",
     "behavioral_loss",
     "calibrate",
     "checkpoints",
+    "coefficient_interactions",
+    "correlation",
+    "covariance",
     "default_nbeta",
     "essential_dynamics",
     "estimate_llc",
@@ -83,10 +106,14 @@ __all__ = [
     "from_nnx",
     "identity",
     "in_precision",
+    "kernel_pca",
     "kl_divergence",
     "llc",
     "llc_curve",
     "localisation_bias",
+    "loss_interactions",
+    "loss_kernel",
+    "modules",
     "multiplicity_correction",
     "newton",
     "open_parts",
@@ -95,12 +122,17 @@ __all__ = [
     "restrict",
     "rmsprop",
     "sample",
+    "spectral_embedding",
     "squared_distance",
     "stages",
+    "strongest",
+    "structure",
+    "susceptibilities",
     "sweep",
     "sweeps",
     "truth",
     "two_temperature_llc",
+    "umap_embedding",
 ]
 
 

@@ -147,6 +147,10 @@ def test_a_lost_chain_is_left_out_and_named(short):
     found = covariance(some)
     np.testing.assert_allclose(found.value, covariance(np.delete(some, 1, axis=0)).value)
     assert "1 of 4 chains left the finite numbers" in found.health.messages[0]
+    assert found.health.failed_draw.tolist() == [-1, 40, -1, -1]
+    np.testing.assert_allclose(
+        covariance(short, some).value, covariance(*(np.delete(x, 1, 0) for x in (short, some))).value
+    )
     some[:, 40:, 3] = np.nan
     assert np.isnan(covariance(some).value).all()
 

@@ -31,7 +31,7 @@ class Covariance:
     Attributes:
         value: shape [row, column], over the chains that stayed finite; NaN if none did.
         std_error: its Monte-Carlo standard error, NaN where nothing moved; same shape.
-        health: of the mean over rows, or over columns if that is known less well.
+        health: of the mean over rows.
     """
 
     value: Float[np.ndarray, "row column"]
@@ -93,7 +93,8 @@ def _between(x: Recorded, y: Recorded | None, *, scaled: bool) -> Covariance:
         for first in range(0, x.shape[2], size):
             tile = slice(first, first + size)
             value[tile], std_error[tile] = _tile(x, other, rows, columns, tile, scaled)
-    return Covariance(value, std_error, _worse(rows, columns))
+    drawn = rows.average[finite].astype(np.float32)
+    return Covariance(value, std_error, health(rows.average, mean(drawn) if finite.any() else None))
 
 
 def _pieces(x: Recorded) -> list[slice]:
@@ -113,17 +114,16 @@ def _finite(x: Recorded) -> Bool[np.ndarray, " chain"]:
 
 def _margin(x: Recorded, finite: Bool[np.ndarray, " chain"]) -> _Margin:
     num_draws, num_rows = x.shape[1:]
-    average = np.full((len(finite), num_draws), np.nan)
+    average = np.empty((len(finite), num_draws))
     total, square = np.zeros(num_rows), np.zeros(num_rows)
-    if not finite.any():
-        return _Margin(finite, average, total, square)
-    start = _read(x, slice(0, 1))[finite].mean(axis=(0, 1))  # sums about it lose nothing to rounding
+    start = np.nan_to_num(_read(x, slice(0, 1))[0, 0])  # sums about it lose nothing to rounding
     for piece in _pieces(x):
-        draws = _read(x, piece)[finite]
-        average[finite, piece] = draws.mean(axis=2)
-        total += (draws - start).sum(axis=(0, 1))
-        square += ((draws - start) ** 2).sum(axis=(0, 1))
-    count = finite.sum() * num_draws
+        draws = _read(x, piece)
+        average[:, piece] = np.where(np.isfinite(draws), draws, np.nan).mean(axis=2)
+        total += (draws[finite] - start).sum(axis=(0, 1))
+        square += ((draws[finite] - start) ** 2).sum(axis=(0, 1))
+    average[~finite & np.isfinite(average).all(axis=1)] = np.nan  # lost elsewhere
+    count = max(1, finite.sum() * num_draws)
     scale = np.sqrt(np.maximum(square / count - (total / count) ** 2, 0.0))
     return _Margin(finite, average, start + total / count, scale)
 
@@ -170,11 +170,3 @@ def _error(blocks: Float[np.ndarray, "block chain row column"]) -> Float[np.ndar
 def _variance(x: Float[np.ndarray, "sample row column"]) -> Float[np.ndarray, "row column"]:
     """The variance of the mean of uncorrelated samples."""
     return np.var(x, axis=0, ddof=1) / len(x)
-
-
-def _worse(rows: _Margin, columns: _Margin) -> Health:
-    judged = [
-        health(margin.average, mean(margin.average[margin.finite].astype(np.float32)) if margin.finite.any() else None)
-        for margin in ([rows] if columns is rows else [rows, columns])
-    ]
-    return min(judged, key=lambda found: found.ess)
