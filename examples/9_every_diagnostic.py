@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 import sltjax
 from sltjax import observables
 
-NUM_EXAMPLES, RECORDED = 600, 200
+NUM_EXAMPLES, RECORDED = 1200, 200
 LAYERS = {"hidden": sltjax.part("hidden/.*"), "out": sltjax.part("out/.*")}
 
 
@@ -51,7 +51,7 @@ def train(data):
         updates, state = optimizer.update(gradient, state)
         return (optax.apply_updates(params, updates), state), None
 
-    return jax.lax.scan(update, (params, optimizer.init(params)), None, length=3000)[0][0]
+    return jax.lax.scan(update, (params, optimizer.init(params)), None, length=1000)[0][0]
 
 
 def draw(params, data, some, select=None):
@@ -93,9 +93,8 @@ def main(folder=None):
     kernel = sltjax.loss_kernel(trace["losses"])
     alike = labels[:, None] == labels
     same = kernel.value[alike & ~np.eye(RECORDED, dtype=bool)].mean()
-    print(
-        f"\nloss kernel: mean correlation {same:+.3f} between digits of a kind, {kernel.value[~alike].mean():+.3f} of two"
-    )
+    other = kernel.value[~alike].mean()
+    print(f"\nloss kernel: mean correlation {same:+.3f} between digits of one kind, {other:+.3f} of two")
     points = sltjax.kernel_pca(kernel)
     print(f"  two principal components hold {points.explained.sum():.0%}")
 
