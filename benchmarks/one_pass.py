@@ -1,10 +1,10 @@
-"""What every diagnostic costs beside the chains that it is a moment of. Writes ONE_PASS.md, some 10 minutes on two cores.
+"""What every diagnostic costs beside the chains that it is a moment of. Writes ONE_PASS.md, in some minutes.
 
     uv run python benchmarks/one_pass.py
 
-A network 784-128-10 on batches of 512, 16 chains of the sampler that `calibrate` chooses for batches. Chains alone, with
-ΔL and the distance recorded, against chains with the losses on 256 examples recorded at every draw and what follows from
-them: λ̂, WAIC, the singular fluctuation, influence and susceptibility, with their errors. The two are run in turn.
+Chains of a network 784-128-10 with ΔL and the distance recorded, against the same with the losses on 256 examples
+recorded at every draw, and what follows from them: λ̂, WAIC, the singular fluctuation, influence and susceptibility,
+with their errors. The two are run in turn.
 """
 
 import os
@@ -23,11 +23,11 @@ from sltjax.sampling import DEFAULT_OBSERVABLES, condition_all, sample_block
 from sltjax.schedule import Schedule
 
 HERE = Path(__file__).parent
-NUM_EXAMPLES, RECORDED, NUM_CHAINS, BATCH_SIZE, REPEATS = 10_000, 256, 16, 512, 5
+NUM_EXAMPLES, RECORDED, NUM_CHAINS, BATCH_SIZE, REPEATS = 10_000, 256, 16, 512, 3
 NBETA = sltjax.default_nbeta(NUM_EXAMPLES)
 SETTINGS = {
-    "thin 1: a draw a step": Schedule(NUM_CHAINS, 200, 50, 1, BATCH_SIZE),
-    "thin 4: as `calibrate` begins": Schedule(NUM_CHAINS, 100, 100, 4, BATCH_SIZE),
+    "thin 1: a draw a step": Schedule(NUM_CHAINS, 120, 30, 1, BATCH_SIZE),
+    "thin 4: as `calibrate` begins": Schedule(NUM_CHAINS, 40, 40, 4, BATCH_SIZE),
 }
 
 
@@ -107,11 +107,11 @@ def main():
 SIZES = {"recorded": RECORDED, "chains": NUM_CHAINS, "batch": BATCH_SIZE, "repeats": REPEATS}
 TEXT = """# What every diagnostic costs beside its chains
 
-`benchmarks/one_pass.py` draws {chains} chains of a network 784-128-10 (101,770 parameters less a bias) on batches of
-{batch}: alone, and with the losses on {recorded} examples recorded at every draw, from which come λ̂, WAIC, the singular
-fluctuation, the influence and the correlation of all pairs of examples, and susceptibilities, with their errors. The two are run
-in turn, {repeats} times; numbers are medians, those of the last three columns of ratios within a repeat. Compilation is
-left out.
+`benchmarks/one_pass.py` draws {chains} chains of a network 784-128-10 (101,760 parameters) by underdamped Langevin on
+batches of {batch}: alone, and with the losses on {recorded} examples recorded at every draw, from which come λ̂, WAIC,
+the singular fluctuation, the influence and the correlation of all pairs of examples, and susceptibilities, with their
+errors. The two are run in turn, {repeats} times; numbers are medians, those of the last three columns of ratios within
+a repeat. Compilation is left out.
 
 | | steps a chain | draws | chains alone (s) | recording / alone | estimators / alone | everything / alone |
 |---|---|---|---|---|---|---|

@@ -63,7 +63,7 @@ def draw(params, data, some, select=None):
         "distance": observables.distance,
         "losses": observables.losses(loss, some),
     }
-    settings = {"num_chains": 4, "num_draws": 1000, "burn_in": 1000, "thin": 4, "batch_size": NUM_EXAMPLES}
+    settings = {"num_chains": 4, "num_draws": 500, "burn_in": 800, "thin": 4, "batch_size": NUM_EXAMPLES}
     sampler = sltjax.GHMC(0.02)
     return sltjax.sample(jax.random.key(1), posterior, sampler, data, observables=recorded, **settings), nbeta
 

@@ -92,7 +92,7 @@ class Structure:
     Attributes:
         standardised: each component's row less its mean, by its standard deviation over the examples.
         std_error: in the same units.
-        components: loadings of the components, orthonormal columns, [component, factor].
+        components: loadings of the components, orthonormal columns, the largest of each positive, [component, factor].
         examples: scores of the examples, [example, factor]: standardised ≈ components · examplesᵀ.
         explained: the share of the variance in each factor, the largest first.
     """
@@ -124,6 +124,8 @@ def structure(found: Susceptibilities, num_factors: int = 2) -> Structure:
     standardised = (found.value - found.value.mean(axis=1, keepdims=True)) / scale
     left, singular, right = np.linalg.svd(standardised, full_matrices=False)
     kept = slice(num_factors)
+    sign = np.sign(left[np.abs(left).argmax(axis=0), np.arange(len(singular))])
+    left, right = left * sign, right * sign[:, None]
     return Structure(
         standardised,
         found.std_error / scale,

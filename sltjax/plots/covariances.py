@@ -26,14 +26,14 @@ def matrix(found: Covariance, labels: Sequence[Any] | None = None, *, name: str 
         ValueError: the matrix is not square, or there is not one label an example.
     """
     size = len(found.value)
-    labels = _labels(labels, size)
+    kind_of = _labels(labels, size)
     if found.value.shape != (size, size):
         raise ValueError(f"got a matrix of shape {list(found.value.shape)}, expected examples against themselves")
-    order = np.argsort(labels, kind="stable")
+    order = np.argsort(kind_of, kind="stable")
     figure = Figure(figsize=(5.6, 4.6), layout="constrained")
     ax = figure.subplots()
     _heat(figure, ax, found.value[np.ix_(order, order)], name)
-    kinds, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    kinds, first, counts = np.unique(kind_of[order], return_index=True, return_counts=True)
     if len(kinds) > 1:
         for edge in first[1:]:
             ax.axhline(edge - 0.5, color="black", lw=0.4)
@@ -58,12 +58,12 @@ def embedding(found: Embedding, labels: Sequence[Any] | None = None) -> Figure:
     size, dims = found.coordinates.shape
     if dims < 2:
         raise ValueError(f"got an embedding of {dims} component, expected at least 2")
-    labels = _labels(labels, size)
+    kind_of = _labels(labels, size)
     figure = Figure(figsize=(5.6, 4.4), layout="constrained")
     ax = figure.subplots()
-    kinds = np.unique(labels)
+    kinds = np.unique(kind_of)
     for k, (kind, color) in enumerate(zip(kinds, styles(len(kinds))[0], strict=True)):
-        x, y = found.coordinates[labels == kind, :2].T
+        x, y = found.coordinates[kind_of == kind, :2].T
         face = color if k % 2 == 0 else "none"
         ax.scatter(
             x, y, s=18, marker=_MARKERS[k % len(_MARKERS)], edgecolors=color, facecolors=face, lw=0.8, label=kind
@@ -86,7 +86,7 @@ def susceptibilities(found: Susceptibilities, low_rank: Structure | None = None)
     figure = Figure(figsize=(7.2, 1.4 + 0.32 * min(MOST_TICKS, len(found.components))), layout="constrained")
     ax = figure.subplots()
     if low_rank is None:
-        _heat(figure, ax, found.value / found.std_error, "χ / std. error", most=10.0)
+        _heat(figure, ax, found.value / found.std_error, "χ / std. error")
         ax.set_xlabel("example")
     else:
         order = np.argsort(low_rank.examples[:, 0])
@@ -99,9 +99,9 @@ def susceptibilities(found: Susceptibilities, low_rank: Structure | None = None)
     return figure
 
 
-def _heat(figure: Figure, ax: Axes, value: np.ndarray, name: str, most: float = np.inf) -> None:
+def _heat(figure: Figure, ax: Axes, value: np.ndarray, name: str) -> None:
     """Colours about 0, purple below and orange above, up to the 99th percentile of sizes."""
-    largest = min(most, float(np.nanpercentile(np.abs(value), 99))) or 1.0
+    largest = float(np.nanpercentile(np.abs(value), 99)) or 1.0
     image = ax.imshow(value, cmap="PuOr_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")
     beyond = bool(np.nanmax(np.abs(value)) > largest)
     figure.colorbar(image, ax=ax, label=name, extend="both" if beyond else "neither")
