@@ -44,6 +44,33 @@ class Part:
                     taken[name] = _take(name, leaves[name], index)
         return taken
 
+    def __or__(self, other: "Part | Union") -> "Union":
+        """Both together; they must not overlap."""
+        return Union((self, *_members(other)))
+
+
+@dataclass(frozen=True)
+class Union:
+    """Several parts as one, for `select`: `part("a") | part("b")`.
+
+    Attributes:
+        parts: which; `select` is refused where they overlap.
+    """
+
+    parts: tuple[Part, ...]
+
+    def __call__(self, params: Params) -> list[dict[str, Any]]:
+        """What each of them takes.
+
+        Raises:
+            ValueError: a pattern matches no leaf, or an index does not fit one.
+        """
+        return [part(params) for part in self.parts]
+
+    def __or__(self, other: "Part | Union") -> "Union":
+        """These and others together; they must not overlap."""
+        return Union((*self.parts, *_members(other)))
+
 
 def part(patterns: str | Iterable[str] | Mapping[str, str]) -> Part:
     """A part of the weights by the paths of its leaves, such as "blocks/0/mlp/.*".
@@ -67,6 +94,10 @@ def part(patterns: str | Iterable[str] | Mapping[str, str]) -> Part:
             raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
         _parse(index)
     return Part(tuple(pairs))
+
+
+def _members(parts: Part | Union) -> tuple[Part, ...]:
+    return parts.parts if isinstance(parts, Union) else (parts,)
 
 
 def _listed(patterns: str | Iterable[str]) -> list[str]:

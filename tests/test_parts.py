@@ -11,6 +11,7 @@ from cases import assert_agrees
 import sltjax
 from sltjax.sampling import condition_all, lower_block
 from sltjax.schedule import Schedule
+from sltjax.validation import validate_select
 
 PARAMS = {
     "blocks": [
@@ -159,3 +160,15 @@ def test_what_is_conditioned_on_is_shaped_like_the_part():
     stack = jax.tree.map(lambda w: w[None], params)
     conditioned = condition_all(posterior.at(stack), unit_variance(16), 4)
     assert jax.tree.map(jnp.shape, conditioned.anchor_gradient) == {"a": (1, 2)}
+
+
+def test_a_union_takes_what_its_parts_take_and_no_entry_twice():
+    params = {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(2)}
+    first, third, b = sltjax.part({"a": ":, 0"}), sltjax.part({"a": ":, 2"}), sltjax.part("b")
+    both = first | third  # two slices of one leaf, which the patterns of a single part cannot name
+    taken = [leaf.tolist() for leaf in jax.tree.leaves((both | b)(params))]
+    assert taken == [[0, 3], [2, 5], [1, 1]]
+    assert both | b == first | (third | b)
+    overlapping = sltjax.LocalPosterior(lambda p, x: x, params, 1.0, 1.0, select=first | sltjax.part("a"))
+    with pytest.raises(ValueError, match="takes one twice"):
+        validate_select(overlapping)

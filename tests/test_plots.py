@@ -14,7 +14,7 @@ from sltjax import plots
 from sltjax.calibration import Calibration
 from sltjax.definition import Curve
 from sltjax.development import essential_dynamics, stages
-from sltjax.estimators import HEAT_DOUBT, HessianSpectrum
+from sltjax.estimators import HEAT_DOUBT, Covariance, Embedding, HessianSpectrum, Susceptibilities, structure
 from sltjax.samplers import SGLD
 from sltjax.schedule import Schedule
 from sltjax.types import Estimate, Health
@@ -282,3 +282,46 @@ def test_spectral_density_of_nothing_but_zeros_and_of_half_a_localisation():
     plots.spectral_density(zero).savefig(io.BytesIO())
     with pytest.raises(ValueError, match="expected both or neither"):
         plots.spectral_density(zero, nbeta=10.0)
+
+
+RNG = np.random.default_rng(0)
+SOUND = Health(np.full(4, -1), 1.0, 400.0, 0.0, ())
+LABELS = [2, 1, 2, 1, 1]
+
+
+def pairs(shape):
+    return Covariance(RNG.standard_normal(shape), np.full(shape, 0.1), SOUND)
+
+
+def test_matrix_puts_examples_of_one_kind_together():
+    found = pairs((5, 5))
+    ax, bar = plots.matrix(found, LABELS, name="influence").axes
+    order = [1, 3, 4, 0, 2]
+    np.testing.assert_array_equal(ax.images[0].get_array(), found.value[np.ix_(order, order)])
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["1", "2"]
+    assert bar.get_ylabel() == "influence"
+    assert plots.matrix(found).axes[0].get_xlabel() == "example"
+    with pytest.raises(ValueError, match=r"shape \[5, 4\], expected examples against themselves"):
+        plots.matrix(pairs((5, 4)))
+    with pytest.raises(ValueError, match="got 5 labels for 4 examples"):
+        plots.matrix(pairs((4, 4)), LABELS)
+
+
+def test_embedding_has_a_colour_and_a_marker_for_each_kind():
+    figure = plots.embedding(Embedding(RNG.standard_normal((5, 2)), np.array([0.5, np.nan])), LABELS)
+    ax = figure.axes[0]
+    assert [len(points.get_offsets()) for points in ax.collections] == [3, 2]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1", "2"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("component 1 (50%)", "component 2")
+    with pytest.raises(ValueError, match="got an embedding of 1 component"):
+        plots.embedding(Embedding(RNG.standard_normal((5, 1)), np.ones(1)))
+
+
+def test_susceptibilities_stand_in_units_of_their_error_or_in_the_order_of_a_factor():
+    found = Susceptibilities(("hidden", "out"), RNG.standard_normal((2, 6)), np.full((2, 6), 0.5), (SOUND, SOUND))
+    ax = plots.susceptibilities(found).axes[0]
+    np.testing.assert_allclose(ax.images[0].get_array(), found.value / 0.5)
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["hidden", "out"]
+    seen = structure(found, 1)
+    drawn = plots.susceptibilities(found, seen).axes[0].images[0].get_array()
+    np.testing.assert_allclose(drawn, seen.standardised[:, np.argsort(seen.examples[:, 0])])

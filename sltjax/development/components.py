@@ -7,7 +7,8 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 from scipy.stats import chi2
-from sklearn.cluster import AgglomerativeClustering
+
+from sltjax.estimators import average_linkage
 
 STILL = -1  # the group of those that do not develop
 
@@ -106,13 +107,8 @@ def _moves(value: np.ndarray, error: np.ndarray, false_alarm: float) -> bool:
 def _group(similarity: np.ndarray, together: float) -> np.ndarray:
     moving = np.flatnonzero(np.isfinite(np.diag(similarity)))
     group = np.full(len(similarity), STILL)
-    if len(moving) == 1:
-        group[moving] = 0
-    elif len(moving) > 1:
-        clustering = AgglomerativeClustering(
-            n_clusters=None, metric="precomputed", linkage="average", distance_threshold=1 - together
-        )
-        group[moving] = clustering.fit_predict(1 - similarity[np.ix_(moving, moving)])
+    if len(moving):
+        group[moving] = average_linkage(similarity[np.ix_(moving, moving)], together)
     return group
 
 

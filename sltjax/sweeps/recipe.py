@@ -98,7 +98,8 @@ class Checkpoints(_Table):
 class SamplerTable(_Table):
     """A sampler by its name, with its hyperparameters: `[sampling.sampler]`.
 
-    `noise` is "gaussian" or "rademacher"; `preconditioner` a table of the same form, such as { name = "rmsprop" }.
+    `noise` is "gaussian", "gaussian16" or "rademacher"; `preconditioner` a table of the same form, such as
+    { name = "rmsprop" }.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -124,7 +125,7 @@ class SamplerTable(_Table):
     def _argument(self, value: Any) -> Any:
         if isinstance(value, dict):
             return SamplerTable(**value).build()
-        return getattr(samplers, value) if value in ("gaussian", "rademacher") else value
+        return getattr(samplers, value) if value in ("gaussian", "gaussian16", "rademacher") else value
 
 
 class Sampling(_Table):

@@ -1,0 +1,243 @@
+"""The same model, data, batch, chains, ε, γ and nβ in sltjax and in its peers: chain-steps a second, and λ̂ of each.
+
+    bash benchmarks/peers/install.sh FOLDER
+    python benchmarks/against_peers.py FOLDER        # some minutes a task; writes speed.json, overhead.py the table
+
+Time is a slope: a long run less a short one, over the steps between them, so that compilation and preparation count
+for nobody; they are told apart. Runs of all libraries take turns, and medians are over the turns.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from results import add, load
+
+import sltjax
+from sltjax.samplers import rademacher
+
+FILE = Path(__file__).parent / "speed.json"
+PEERS = {"canonical-interp 0.2.7": "canonical_interp", "devinterp 2.0.1": "devinterp"}
+SCRIPTS = {"canonical_interp": "canonical_interp.py", "devinterp": "devinterp_.py"}
+SHORT, BURN_IN, TURNS, SECONDS = 100, 50, 3, 4.0
+
+Run = Callable[[int, int, int, int], dict[str, Any]]
+"""(chains, draws, burn_in, seed) -> {"seconds", "llcs"}."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model at its minimum.
+
+    Attributes:
+        name: with its sizes.
+        params: name -> weights, as the peers' tasks.py reads them.
+        apply: (params, x) -> outputs.
+        losses: (outputs, y) -> [batch].
+        data: x and y.
+        settings: what all are told.
+        lanes: how many chains to try.
+    """
+
+    name: str
+    params: dict[str, jax.Array]
+    apply: Callable[..., jax.Array]
+    losses: Callable[..., jax.Array]
+    data: dict[str, jax.Array]
+    settings: dict[str, Any]
+    lanes: tuple[int, ...]
+
+    def loss(self, params: dict[str, jax.Array], batch: dict[str, jax.Array]) -> jax.Array:
+        return self.losses(self.apply(params, batch["x"]), batch["y"])
+
+
+def dense(key: jax.Array, widths: tuple[int, ...], biases: bool) -> dict[str, jax.Array]:
+    keys = jax.random.split(key, len(widths))
+    sizes = list(pairwise(widths))
+    params = {f"weight{k}": jax.random.normal(keys[k], size) / math.sqrt(size[0]) for k, size in enumerate(sizes)}
+    return params | ({f"bias{k}": jnp.zeros(size[1]) for k, size in enumerate(sizes)} if biases else {})
+
+
+def feed_forward(params: dict[str, jax.Array], x: jax.Array, activation: bool) -> jax.Array:
+    last = sum(name.startswith("weight") for name in params) - 1
+    for k in range(last + 1):
+        x = x @ params[f"weight{k}"]
+        x = x + params[f"bias{k}"] if f"bias{k}" in params else x
+        x = jnp.tanh(x) if activation and k < last else x
+    return x
+
+
+def squared(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.sum((outputs - y) ** 2, axis=-1) / 2
+
+
+def cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    return -jnp.take_along_axis(jax.nn.log_softmax(outputs), y[..., None], axis=-1)[..., 0]
+
+
+def next_token(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.mean(cross_entropy(outputs, y), axis=-1)
+
+
+def transformer(key: jax.Array, vocabulary: int, width: int, layers: int, length: int) -> dict[str, jax.Array]:
+    keys = iter(jax.random.split(key, 4 * layers + 3))
+    sizes = {"qkv": (width, 3 * width), "out": (width, width), "up": (width, 4 * width), "down": (4 * width, width)}
+    params = {
+        f"{k}_{name}": jax.random.normal(next(keys), size) / math.sqrt(size[0])
+        for k in range(layers)
+        for name, size in sizes.items()
+    }
+    edges = {"embed": (vocabulary, width), "position": (length, width), "unembed": (width, vocabulary)}
+    return params | {name: 0.1 * jax.random.normal(next(keys), size) for name, size in edges.items()}
+
+
+def run_transformer(w: dict[str, jax.Array], tokens: jax.Array, heads: int) -> jax.Array:
+    def normed(x: jax.Array) -> jax.Array:
+        return jax.nn.standardize(x, epsilon=1e-5)
+
+    x = w["embed"][tokens] + w["position"][: tokens.shape[-1]]
+    for k in range(sum(name.endswith("qkv") for name in w)):
+        parts = jnp.split(normed(x) @ w[f"{k}_qkv"], 3, axis=-1)
+        q, keys, v = (part.reshape(*part.shape[:-1], heads, -1) for part in parts)
+        mixed = jax.nn.dot_product_attention(q, keys, v, is_causal=True)
+        x = x + mixed.reshape(x.shape) @ w[f"{k}_out"]
+        x = x + jax.nn.gelu(normed(x) @ w[f"{k}_up"]) @ w[f"{k}_down"]
+    return normed(x) @ w["unembed"]
+
+
+def tasks() -> list[Task]:
+    keys = jax.random.split(jax.random.key(0), 12)
+    made = []
+
+    def add_task(
+        name: str, params: Any, apply: Any, losses: Any, data: Any, lanes: tuple[int, ...], **own: Any
+    ) -> None:
+        n = len(data["x"])
+        settings = {"gamma": 1.0, "nbeta": n / math.log(n), **own}
+        made.append(Task(name, params, apply, losses, data, settings, lanes))
+
+    params, x = dense(keys[0], (8, 64, 64, 1), True), jax.random.normal(keys[1], (1024, 8))
+    y = feed_forward(params, x, True) + 0.1 * jax.random.normal(keys[2], (1024, 1))
+    own = {"kind": "mlp", "loss": "squared", "batch_size": 128, "step_size": 1e-5}
+    apply = partial(feed_forward, activation=True)
+    add_task("MLP 8-64-64-1, batch 128", params, apply, squared, {"x": x, "y": y}, (4, 16, 64), **own)
+
+    params, x = dense(keys[3], (784, 128, 10), True), jax.random.uniform(keys[4], (8192, 784))
+    y = jax.random.categorical(keys[5], feed_forward(params, x, True))
+    own = {"kind": "mlp", "loss": "cross_entropy", "batch_size": 512, "step_size": 1e-6}
+    add_task("MLP 784-128-10, batch 512", params, apply, cross_entropy, {"x": x, "y": y}, (4, 16, 64), **own)
+
+    params, x = dense(keys[6], (500, 500, 500, 500, 500), False), jax.random.normal(keys[7], (4096, 500))
+    linear = partial(feed_forward, activation=False)
+    own = {"kind": "linear", "loss": "squared", "batch_size": 512, "step_size": 1e-7}
+    add_task("deep linear, 1M, batch 512", params, linear, squared, {"x": x, "y": linear(params, x)}, (4, 16), **own)
+
+    params = transformer(keys[8], 5000, 192, 2, 128)
+    tokens = jax.random.randint(keys[9], (512, 129), 0, 5000)
+    own = {"kind": "transformer", "loss": "next_token", "batch_size": 8, "step_size": 1e-7, "heads": 4}
+    data = {"x": tokens[:, :-1], "y": tokens[:, 1:]}
+    add_task(
+        "transformer 2.8M, 8 × 128 tokens", params, partial(run_transformer, heads=4), next_token, data, (4,), **own
+    )
+    return made
+
+
+def ours(task: Task, noise: Callable[..., Any], anchored: bool) -> Run:
+    nbeta, gamma = task.settings["nbeta"], task.settings["gamma"]
+    posterior = sltjax.LocalPosterior(task.loss, task.params, nbeta, gamma, anchored=anchored)
+    sampler = sltjax.SGLD(task.settings["step_size"], noise=noise)
+
+    def run(chains: int, draws: int, burn_in: int, seed: int) -> dict[str, Any]:
+        began = time.perf_counter()
+        lengths = {"num_chains": chains, "num_draws": draws, "burn_in": burn_in}
+        size = task.settings["batch_size"]
+        trace = sltjax.sample(jax.random.key(seed), posterior, sampler, task.data, **lengths, batch_size=size)
+        return {"seconds": time.perf_counter() - began, "llcs": (nbeta * trace["delta_loss"].mean(axis=1)).tolist()}
+
+    return run
+
+
+def theirs(folder: Path, peer: str, file: Path) -> Run:
+    script = Path(__file__).parent / "peers" / SCRIPTS[peer]
+    command = [str(folder / peer / "bin" / "python"), str(script), str(file)]
+    told = file.with_name(f"{peer}.log").open("w+")  # progress bars, and what went wrong
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": told}
+    process = subprocess.Popen(command, **pipes, text=True, env=environment)
+
+    def run(chains: int, draws: int, burn_in: int, seed: int) -> dict[str, Any]:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps({"chains": chains, "draws": draws, "burn_in": burn_in, "seed": seed}) + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        while line and not line.startswith("{"):
+            line = process.stdout.readline()
+        if not line:
+            told.seek(0)
+            raise RuntimeError(f"{peer} ended with {process.wait()}: {told.read()[-2000:]}")
+        return json.loads(line)
+
+    return run
+
+
+def save(task: Task, file: Path) -> None:
+    arrays = {name: np.asarray(w) for name, w in task.params.items()}
+    np.savez(
+        file, x=np.asarray(task.data["x"]), y=np.asarray(task.data["y"]), settings=json.dumps(task.settings), **arrays
+    )
+
+
+def measure(runs: dict[str, Run], lanes: int) -> dict[str, Any]:
+    """name -> first run (with compilation), chain-steps a second at each turn, λ̂ at each turn."""
+    found: dict[str, Any] = {}
+    lengths = {}
+    for name, run in runs.items():
+        first = run(lanes, SHORT, BURN_IN, 0)["seconds"]
+        trial = run(lanes, 4 * SHORT, BURN_IN, 0)["seconds"] - run(lanes, SHORT, BURN_IN, 0)["seconds"]
+        each = max(trial, 1e-3) / (3 * SHORT)
+        lengths[name] = SHORT + max(3 * SHORT, min(int(SECONDS / each), 100_000) // SHORT * SHORT)
+        run(lanes, lengths[name], BURN_IN, 0)  # compiles what a longer run has of its own
+        found[name] = {"first": round(first, 2), "draws": lengths[name], "rate": [], "llc": []}
+    for turn in range(1, TURNS + 1):
+        for name, run in runs.items():
+            short, long = run(lanes, SHORT, BURN_IN, turn), run(lanes, lengths[name], BURN_IN, turn)
+            steps = lanes * (lengths[name] - SHORT)
+            found[name]["rate"].append(round(steps / (long["seconds"] - short["seconds"]), 1))
+            found[name]["llc"].append(float(np.mean(long["llcs"])))
+    return found
+
+
+def main(folder: Path) -> None:
+    for task in tasks():
+        with tempfile.TemporaryDirectory() as temporary:
+            file = Path(temporary) / "task.npz"
+            save(task, file)
+            runs = {
+                "sltjax, ±1 noise": ours(task, rademacher, False),
+                "sltjax": ours(task, sltjax.samplers.gaussian, False),
+                "sltjax, anchored": ours(task, sltjax.samplers.gaussian, True),
+                **{name: theirs(folder, peer, file) for name, peer in PEERS.items()},
+            }
+            for lanes in task.lanes:
+                name = f"{task.name}, {lanes} lanes"
+                if name not in load(FILE):
+                    add(FILE, name, measure(runs, lanes))
+                    print(name, json.dumps(load(FILE)[name], indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,206 @@
+"""One step of a sampler over the bare gradient of the same lanes, and its memory over parameters and gradient.
+
+`python benchmarks/overhead.py` measures, in turns within one process, and writes SPEED.md, with what against_peers.py
+found in it.
+"""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import against_peers
+import jax
+import jax.numpy as jnp
+import numpy as np
+from results import load, write
+
+import sltjax
+from sltjax.losses import mean_loss
+from sltjax.posterior import PIECE
+from sltjax.samplers import gaussian, gaussian16, rademacher
+from sltjax.sampling import alone, bytes_on_a_device, condition_all, draw_batch, lower_block, sample_block
+from sltjax.schedule import Schedule
+
+FILE = Path(__file__).parent / "overhead.json"
+TABLE = Path(__file__).parent / "SPEED.md"
+STEPS, TURNS = 40, 9
+NOISES = {"±1 noise": rademacher, "Gaussian noise of 16 bits": gaussian16, "Gaussian noise": gaussian}
+SAMPLERS = {
+    "LeimkuhlerMatthews": sltjax.LeimkuhlerMatthews(1e-6),
+    "UnderdampedLangevin": sltjax.UnderdampedLangevin(1e-3),
+    "SGHMC": sltjax.SGHMC(1e-6),
+    "SGNHT": sltjax.SGNHT(1e-6),
+    "SGLD, RMSProp": sltjax.SGLD(1e-6, preconditioner=sltjax.rmsprop()),
+}
+
+
+def bare(task: against_peers.Task, lanes: int) -> Callable[[int], Any]:
+    """steps -> the mean losses along so many gradients of all lanes, each at its own weights, on shared batches."""
+
+    def loss(params: Any, batch: Any) -> jax.Array:
+        return mean_loss(task.loss, params, batch, PIECE)
+
+    @partial(jax.jit, static_argnums=1)
+    def run(params: Any, steps: int) -> tuple[Any, jax.Array]:
+        def step(params: Any, number: jax.Array) -> tuple[Any, jax.Array]:
+            batch = draw_batch(jax.random.fold_in(jax.random.key(0), number), task.data, task.settings["batch_size"])
+            value, gradient = jax.vmap(jax.value_and_grad(loss), in_axes=(0, None))(params, batch)
+            # the weights must depend on the gradient, or it would not be computed: the cheapest step there is
+            return jax.tree.map(lambda w, g: w - 1e-6 * g, params, gradient), value
+
+        return jax.lax.scan(step, params, jnp.arange(steps))
+
+    stack = jax.tree.map(lambda w: jnp.repeat(w[None], lanes, axis=0), task.params)
+    return lambda steps: jax.block_until_ready(run(stack, steps))
+
+
+def sampled(
+    task: against_peers.Task, lanes: int, sampler: sltjax.types.Sampler, anchored: bool
+) -> Callable[[int], Any]:
+    """steps -> the draws of as many steps of chains around one checkpoint, recorded at each."""
+    nbeta, gamma, size = (task.settings[name] for name in ("nbeta", "gamma", "batch_size"))
+    posterior = sltjax.LocalPosterior(task.loss, alone(task.params), nbeta, gamma, anchored=anchored)
+    posteriors = condition_all(posterior, task.data, size)
+
+    def run(steps: int) -> Any:
+        schedule = Schedule(lanes, steps, 0, 1, size)
+        return sample_block(jax.random.key(0), posteriors, np.zeros(1, int), sampler, task.data, schedule)
+
+    return run
+
+
+def programs(task: against_peers.Task, lanes: int) -> dict[str, Callable[[int], Any]]:
+    sgld = {f"SGLD, {name}": sltjax.SGLD(1e-6, noise=noise) for name, noise in NOISES.items()}
+    plain = {name: sampled(task, lanes, sampler, False) for name, sampler in (sgld | SAMPLERS).items()}
+    anchored = {f"SGLD, {name}, anchored": sampled(task, lanes, sgld[f"SGLD, {name}"], True) for name in NOISES}
+    return {"bare gradient": bare(task, lanes), **plain, **anchored}
+
+
+def slope(run: Callable[[int], Any]) -> float:
+    """Seconds a step, preparation left out."""
+    times = []
+    for steps in (STEPS, 2 * STEPS):
+        began = time.perf_counter()
+        run(steps)
+        times.append(time.perf_counter() - began)
+    return (times[1] - times[0]) / STEPS
+
+
+def measure(task: against_peers.Task, lanes: int) -> dict[str, Any]:
+    """name -> [seconds a step, the ratio to the bare gradient of the same turn, its quartiles]."""
+    runs = programs(task, lanes)
+    for run in runs.values():
+        slope(run)  # compiles
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(TURNS):
+        for name, run in runs.items():
+            seconds[name].append(slope(run))
+    base = seconds["bare gradient"]
+    found = {}
+    for name, times in seconds.items():
+        ratios = sorted(a / b for a, b in zip(times, base, strict=True))
+        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]).round(3).tolist()
+        found[name] = [float(f"{statistics.median(times):.3g}"), middle, low, high]
+    return found
+
+
+def memory(task: against_peers.Task, lanes: int) -> dict[str, float]:
+    """Bytes a lane of the program that advances the chains, over parameters and gradient of a lane."""
+    floor = 2 * sum(4 * w.size for w in task.params.values())
+    found = {}
+    for name, sampler in {"SGLD": sltjax.SGLD(1e-6), **SAMPLERS}.items():
+        posterior = sltjax.LocalPosterior(task.loss, task.params, 100.0, 1.0)
+        schedule = Schedule(lanes, STEPS, 0, 1, task.settings["batch_size"])
+        advance = lower_block(posterior, 1, sampler, task.data, schedule)["advance"].compile()
+        data = sum(x.nbytes for x in task.data.values())
+        found[name] = round((bytes_on_a_device(advance) - data) / lanes / floor, 2)
+    return found
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def ratios(found: dict[str, Any]) -> str:
+    lines = ["| | seconds a step | over the bare gradient | quartiles |", "|---|---|---|---|"]
+    for name, (seconds, middle, low, high) in found.items():
+        lines.append(f"| {name} | {seconds:.3g} | {middle:.2f} | {low:.2f} – {high:.2f} |")
+    return "\n".join(lines)
+
+
+def against(found: dict[str, Any]) -> str:
+    """A row a task: chain-steps a second of each, and how many times that of the peers."""
+    names = list(next(iter(found.values())))
+    lines = [f"| task | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for task, entry in found.items():
+        rates = {name: statistics.median(each["rate"]) for name, each in entry.items()}
+        best = max(rates[name] for name in names[:2])
+        cells = [
+            f"{rates[name]:,.0f}" + ("" if name.startswith("sltjax") else f" (× {best / rates[name]:.1f})")
+            for name in names
+        ]
+        lines.append(f"| {task} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def agreement(found: dict[str, Any]) -> str:
+    """λ̂ of each at the same ε, γ and nβ, with the error that the spread between turns tells."""
+    names = list(next(iter(found.values())))
+    lines = [f"| task | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for task, entry in found.items():
+        cells = []
+        for name in names:
+            values = entry[name]["llc"]
+            cells.append(f"{np.mean(values):.4g} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.2g}")
+        lines.append(f"| {task} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def text() -> str:
+    found, peers = load(FILE), load(against_peers.FILE)
+    told = found.pop("machine")
+    sections = [f"# Speed\n\n{told}"]
+    for name, entry in found.items():
+        memories = ", ".join(f"{sampler} {ratio}" for sampler, ratio in entry["memory"].items())
+        sections.append(
+            f"## One step over the bare gradient: {name}\n\n{ratios(entry['ratios'])}\n\n"
+            f"Memory a lane, of its parameters and gradient (anchored; data apart): {memories}."
+        )
+    if peers:
+        firsts = "; ".join(
+            f"{task}: " + ", ".join(f"{name} {each['first']:.0f}" for name, each in entry.items())
+            for task, entry in peers.items()
+        )
+        sections.append(
+            "## Against peers\n\nChain-steps a second, and how many times as many sltjax takes with the same plain "
+            f"SGLD (the better of its two noises).\n\n{against(peers)}\n\nSeconds of a first run of 150 steps, compilation "
+            f"and all: {firsts}.\n\nλ̂ at the same ε, γ and nβ, with the spread of its turns: none has settled after so "
+            f"few steps, and none is right; they show that all do the same.\n\n{agreement(peers)}"
+        )
+    return "\n\n".join(sections) + "\n"
+
+
+def main() -> None:
+    tasks = {task.name: task for task in against_peers.tasks()}
+    found = {}
+    for name, lanes in {"MLP 784-128-10, batch 512": 16, "MLP 8-64-64-1, batch 128": 16}.items():
+        entry = {"ratios": measure(tasks[name], lanes), "memory": memory(tasks[name], lanes)}
+        found[f"{name}, {lanes} lanes"] = entry
+        print(json.dumps(entry, indent=1, ensure_ascii=False), flush=True)
+    versions = f"Python {platform.python_version()}, jax {jax.__version__}"
+    found["machine"] = (
+        f"{os.cpu_count()} cores of {processor()}, {versions}; a machine shared with others, so ratios within one run."
+    )
+    write(FILE, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write(TABLE, text())
+
+
+if __name__ == "__main__":
+    main()

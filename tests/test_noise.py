@@ -1,0 +1,53 @@
+"""Noise: its moments, its shapes, and that no two of its entries are the same draw."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sltjax.samplers import gaussian, gaussian16, rademacher
+
+NOISES = {noise.__name__: noise for noise in (gaussian, gaussian16, rademacher)}
+PARAMS = {"w": jnp.ones((40, 65)), "b": jnp.ones(7, jnp.bfloat16), "scale": jnp.ones(())}
+DRAWS = 400
+FOURTH = {"gaussian": 3.0, "gaussian16": 2.99925, "rademacher": 1.0}
+
+
+@pytest.fixture(scope="module", params=NOISES)
+def drawn(request):
+    """(name, entries [draw, parameter])."""
+    keys = jax.random.split(jax.random.key(0), DRAWS)
+    noise = jax.vmap(NOISES[request.param], in_axes=(0, None))(keys, PARAMS)
+    return request.param, np.concatenate([np.asarray(z).reshape(DRAWS, -1) for z in jax.tree.leaves(noise)], axis=1)
+
+
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+def test_it_is_like_the_parameters_in_float32(noise):
+    drawn = noise(jax.random.key(0), PARAMS)
+    assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, PARAMS)
+    assert {z.dtype for z in jax.tree.leaves(drawn)} == {jnp.dtype(jnp.float32)}
+
+
+def test_moments(drawn):
+    name, z = drawn
+    for power, exact in {1: 0.0, 2: 1.0, 3: 0.0, 4: FOURTH[name]}.items():
+        values = z.ravel().astype(float) ** power
+        assert abs(values.mean() - exact) < 4 * values.std() / np.sqrt(values.size) + 1e-6, power
+
+
+def test_entries_are_uncorrelated_within_a_draw_and_between_draws(drawn):
+    _, z = drawn
+    for matrix in (z.T @ z / DRAWS, z @ z.T / z.shape[1]):
+        apart = matrix[~np.eye(len(matrix), dtype=bool)]
+        size = DRAWS if len(matrix) != DRAWS else z.shape[1]
+        assert np.sqrt((apart**2).mean()) == pytest.approx(size**-0.5, rel=0.02)
+        assert np.abs(apart).max() < 6.5 * size**-0.5
+
+
+def test_sixteen_bits_take_every_quantile_alike():
+    z = np.asarray(gaussian16(jax.random.key(1), jnp.zeros(2**20)))
+    share, _ = np.histogram(z, [-np.inf, -2, -1, 0, 1, 2, np.inf])
+    exact = np.array([0.022750, 0.135905, 0.341345, 0.341345, 0.135905, 0.022750])
+    np.testing.assert_allclose(share / 2**20, exact, atol=4 * 0.5 / 2**10)
+    assert np.abs(z).max() < 4.33
+    assert len(np.unique(z)) > 60_000
