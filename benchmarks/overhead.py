@@ -178,12 +178,14 @@ def text() -> str:
             f"{task}: " + ", ".join(f"{name} {each['first']:.0f}" for name, each in entry.items())
             for task, entry in peers.items()
         )
-        sections.append(
-            "## Against peers\n\nChain-steps a second, and how many times as many sltjax takes with the same plain "
-            f"SGLD (the better of its two noises).\n\n{against(peers)}\n\nSeconds of a first run of 150 steps, compilation "
-            f"and all: {firsts}.\n\nλ̂ at the same ε, γ and nβ, with the spread of its turns: none has settled after so "
-            f"few steps, and none is right; they show that all do the same.\n\n{agreement(peers)}"
-        )
+        sections += [
+            "## Against peers",
+            "Chain-steps a second, and how many times that sltjax takes with the same plain SGLD, by its better noise.",
+            against(peers),
+            f"Seconds of a first run of 150 steps, compilation and all: {firsts}.",
+            "λ̂ at the same ε, γ and nβ, ± by the spread of its turns: not settled after so few steps, but the same.",
+            agreement(peers),
+        ]
     return "\n\n".join(sections) + "\n"
 
 
