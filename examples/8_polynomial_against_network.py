@@ -15,6 +15,7 @@ guess where it is not.
 
 γ = 1 is a prior, N(w*, 1) about the fit, which costs nothing for where w* lies: λ̂ counts the directions in which data
 say more than it does, nβ·h > γ. On the polynomial's orthonormal basis all have h = 1/σ², and it takes under 1 % of λ̂.
+A network has directions of every h: with d = n = 40, λ̂ is 4.9 at γ = 1, 5.6 at 0.1 and 5.9 at 0.01, where d/2 is 20.
 
 What to expect at n = 100: a polynomial has 2λ̂ = d all the way, and its loss on new data climbs to 0.97 at d = n, where
 it has learnt all the noise; 0.5 is perfect. Networks have λ̂ = 3.5 to 5.5 from 10 to 100 parameters, and 0.54 to 0.58
