@@ -183,8 +183,8 @@ for d = {test_hessian.D}. *Mean − exact* with the error of a mean over seeds; 
 {HEADER}
 {chr(10).join(lines)}
 
-Spectra with runs too short to tell eigenvalues apart ("crowded": 280 of them evenly in log h down to 10⁻⁵) state errors
-that hold what the run cannot know, which all seeds share: they are wide, and deviations below 1.
+Runs of 18 products cannot tell the eigenvalues of "crowded" apart (280 of them evenly in log h down to 10⁻⁵, 20
+negative). The bias that this leaves is one that all seeds share; the stated errors hold it, and are wide for it.
 
 ## Order selection
 

@@ -66,7 +66,7 @@ class HessianSpectrum:
         return self._total(self.nodes)
 
     def rank(self, threshold: float | None = None) -> Mean:
-        """The number of eigenvalues beyond a threshold in absolute value, half of which bounds λ from below.
+        """The number of eigenvalues beyond a threshold in absolute value; at a minimum, half of it is at most λ.
 
         It is known best where there are few eigenvalues about the threshold; `effective_count` needs none.
 
