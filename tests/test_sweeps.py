@@ -354,7 +354,9 @@ def start_victim(store, folder, pause, call="replace", after=0):
     The latter leaves a file beside the store that says that it has come there.
     """
     command = [sys.executable, __file__, str(store), str(folder), str(pause), call, str(after)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    compiled = {"JAX_COMPILATION_CACHE_DIR": f"{folder}-compiled", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = os.environ | compiled  # fifty of them need not each compile the same
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
 
 
 def wait_for(condition, process, seconds=120):
