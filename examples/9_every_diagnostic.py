@@ -2,8 +2,9 @@
 
     uv run python examples/9_every_diagnostic.py [folder for figures]
 
-Chains are drawn once around the trained network, with ΔL and the losses on 200 digits recorded at every draw; what
-follows are moments of these. Only susceptibilities take chains of their own, one run for each component of the network.
+Chains are drawn once around the trained network, with ΔL and the loss on every digit recorded at every draw; what
+follows are moments of these. WAIC takes chains at another temperature, β = 1, susceptibilities take some for each
+component of the network, and the Hessian takes none.
 """
 
 import sys
@@ -18,7 +19,8 @@ from sklearn.datasets import load_digits
 import sltjax
 from sltjax import observables
 
-NUM_EXAMPLES, RECORDED = 1200, 200
+NUM_EXAMPLES, COMPARED = 1200, 200
+GAMMA, NBETA = 10.0, sltjax.default_nbeta(NUM_EXAMPLES)
 LAYERS = {"hidden": sltjax.part("hidden/.*"), "out": sltjax.part("out/.*")}
 
 
@@ -54,58 +56,67 @@ def train(data):
     return jax.lax.scan(update, (params, optimizer.init(params)), None, length=1000)[0][0]
 
 
-def draw(params, data, some, select=None):
+def draw(params, data, select=None, nbeta=NBETA):
     """Chains on the full data, moving all the weights or a part; the same settings for all."""
-    nbeta = sltjax.default_nbeta(NUM_EXAMPLES)
-    posterior = sltjax.LocalPosterior(loss, params, nbeta, 10.0, select=select)
+    posterior = sltjax.LocalPosterior(loss, params, nbeta, GAMMA, select=select)
     recorded = {
         "delta_loss": observables.delta_loss,
         "distance": observables.distance,
-        "losses": observables.losses(loss, some),
+        "losses": observables.losses(loss, data),
     }
     settings = {"num_chains": 4, "num_draws": 500, "burn_in": 800, "thin": 4, "batch_size": NUM_EXAMPLES}
     sampler = sltjax.GHMC(0.02)
-    return sltjax.sample(jax.random.key(1), posterior, sampler, data, observables=recorded, **settings), nbeta
+    return sltjax.sample(jax.random.key(1), posterior, sampler, data, observables=recorded, **settings)
 
 
 def main(folder=None):
     data = digits()
     params = train(data)
-    some = jax.tree.map(lambda x: x[:RECORDED], data)
-    labels = np.asarray(some["y"])
-    trace, nbeta = draw(params, data, some)
+    trace = draw(params, data)
+    at_anchor = float(loss(params, data).mean())
 
-    llc = sltjax.llc(trace, nbeta)
+    llc = sltjax.llc(trace, NBETA)
     said("learning coefficient λ̂", llc)
-    said("what γ takes from it", sltjax.localisation_bias(trace, nbeta, 10.0))
+    said("what γ takes from it", sltjax.localisation_bias(trace, NBETA, GAMMA))
     print("health:", "; ".join(llc.health.messages) or "nothing to complain of")
 
+    spectrum = sltjax.hessian_spectrum(jax.random.key(2), loss, params, data)
+    said("directions that the Hessian holds, at this nβ and γ", spectrum.effective_count(NBETA, GAMMA))
+    checked = sltjax.with_rank_check(llc, spectrum, NBETA, GAMMA)
+    print("  half of it is", "no more" if checked.health.messages == llc.health.messages else "more", "than λ̂")
+
+    said("\nWBIC, minus the log evidence in nats", sltjax.wbic(trace, NUM_EXAMPLES, at_anchor))
+    said("singular fluctuation ν̂ at this β", sltjax.singular_fluctuation(trace, NBETA / NUM_EXAMPLES))
+    said("WAIC, nats a digit, from chains at β = 1", sltjax.waic(draw(params, data, nbeta=NUM_EXAMPLES)), places=4)
+
+    losses, labels = trace["losses"][:, :, :COMPARED], np.asarray(data["y"])[:COMPARED]
     print("\ninfluence: whose losses move together with the first digit's, by correlation")
-    near = sltjax.strongest(trace["losses"][:, :, :1], trace["losses"], k=4)
+    near = sltjax.strongest(losses[:, :, :1], losses, k=4)
     for index, value, error in zip(near.index[0], near.value[0], near.std_error[0], strict=True):
         print(f"  digit {index}, a {labels[index]}: {value:+.2f} ± {error:.2f}")
-    influence = sltjax.bayesian_influence(trace["losses"])
-    change = -nbeta / NUM_EXAMPLES * np.diag(influence.value)
+    influence = sltjax.bayesian_influence(losses)
+    change = -NBETA / NUM_EXAMPLES * np.diag(influence.value)
     worst = int(change.argmax())
-    error = nbeta / NUM_EXAMPLES * influence.std_error[worst, worst]
+    error = NBETA / NUM_EXAMPLES * influence.std_error[worst, worst]
     print(f"  without digit {worst} in the data its own loss would rise by {change[worst]:.3f} ± {error:.3f}, the most")
 
-    kernel = sltjax.loss_kernel(trace["losses"])
+    kernel = sltjax.loss_kernel(losses)
     alike = labels[:, None] == labels
-    same = kernel.value[alike & ~np.eye(RECORDED, dtype=bool)].mean()
+    same = kernel.value[alike & ~np.eye(COMPARED, dtype=bool)].mean()
     other = kernel.value[~alike].mean()
     print(f"\nloss kernel: mean correlation {same:+.3f} between digits of one kind, {other:+.3f} of two")
     points = sltjax.kernel_pca(kernel)
     print(f"  two principal components hold {points.explained.sum():.0%}")
 
-    traces = {name: draw(params, data, some, select)[0] for name, select in LAYERS.items()}
-    kinds = np.stack([(labels == k) / np.sum(labels == k) for k in range(10)])
+    traces = {name: draw(params, data, select) for name, select in LAYERS.items()}
+    every = np.asarray(data["y"])
+    kinds = np.stack([(every == k) / np.sum(every == k) for k in range(10)])
     found = sltjax.susceptibilities(traces, groups=kinds)
     print("\nsusceptibility of each layer to each digit, in units of 1e-4")
     for name, value, error in zip(found.components, found.value, found.std_error, strict=True):
         print(f"  {name:6}", "  ".join(f"{1e4 * v:+.1f} ± {1e4 * e:.1f}" for v, e in zip(value, error, strict=True)))
 
-    parts = {name: sltjax.llc(each, nbeta) for name, each in traces.items()}
+    parts = {name: sltjax.llc(each, NBETA) for name, each in traces.items()}
     for name, estimate in parts.items():
         said(f"λ̂ of the layer {name!r} alone", estimate)
     shared = sltjax.coefficient_interactions(parts, {("hidden", "out"): llc})
@@ -115,6 +126,7 @@ def main(folder=None):
         from sltjax import plots
 
         to = Path(folder)
+        to.mkdir(parents=True, exist_ok=True)
         plots.matrix(kernel, labels).savefig(to / "kernel.png", dpi=150)
         plots.embedding(points, labels).savefig(to / "embedding.png", dpi=150)
         each = sltjax.susceptibilities(traces)
@@ -122,8 +134,8 @@ def main(folder=None):
         plots.susceptibilities(each, sltjax.structure(each)).savefig(to / "structure.png", dpi=150)
 
 
-def said(name, estimate):
-    print(f"{name}: {estimate.value:.2f} ± {estimate.std_error:.2f}")
+def said(name, estimate, places=2):
+    print(f"{name}: {estimate.value:.{places}f} ± {estimate.std_error:.{places}f}")
 
 
 if __name__ == "__main__":
