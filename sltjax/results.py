@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import xarray as xr
 
-from sltjax.estimators import llc
+from sltjax.estimators import llc, singular_fluctuation, waic
 from sltjax.observables import bind
 from sltjax.posterior import LocalPosterior
 from sltjax.schedule import Schedule
@@ -20,10 +20,13 @@ from sltjax.types import Info, Measured, Observable
 RESERVED = {
     *("llc", "llc_std_error", "llc_per_chain", "rhat", "ess", "drift", "ok", "verdict", "status", "acceptance", "heat"),
     *("step", "checkpoint", "chain", "draw", "delta_loss", "distance"),
+    *(f"{name}{suffix}" for name in ("singular_fluctuation", "waic") for suffix in ("", "_std_error")),
 }
 UNIT_BYTES = 2**28  # what may be recorded of a checkpoint
 OBSERVED = "observed."  # prefixes that keep the names in a unit apart
 METRIC = "metric."
+LOSSES = OBSERVED + "losses"  # of which the fluctuation and WAIC are made, where they were recorded
+DRAWN = {"singular_fluctuation", "waic"}  # beside the metrics
 
 Cells: TypeAlias = dict[str, tuple[tuple[str, ...], Any]]
 """One checkpoint's row: name -> (dims, value)."""
@@ -49,8 +52,9 @@ def to_dataset(
     Returns:
         Per checkpoint: `llc`, `llc_std_error`, `rhat`, `ess`, `drift`, `ok`, `verdict`, `status` ("done" or
         "failed"), `loss` (L_n(w*), or the metric of that name) and the metrics; per chain `llc_per_chain` and, for
-        batches, `heat`, what their noise had added to λ̂ and was taken off; per draw the observables. Rows of failed
-        checkpoints are NaN.
+        batches, `heat`, what their noise had added to λ̂ and was taken off; per draw the observables. Where one of them
+        is "losses", as `observables.losses` records them, `singular_fluctuation` of the examples recorded and, at
+        nβ = n, their `waic`, each with its `_std_error`. Rows of failed checkpoints are NaN.
     """
     steps = [step for step in steps if step in units or step in failures]
     rows = [_row(units.get(step), failures.get(step), manifest) for step in steps]
@@ -249,6 +253,8 @@ def _row(unit: Unit | None, failure: str | None, manifest: Mapping[str, Any]) ->
         "loss": unit["anchor_loss"],
         **({"acceptance": unit["acceptance"]} if "acceptance" in unit else {}),
     }
+    if LOSSES in unit and np.ndim(unit[LOSSES]) == 3:
+        scalars |= _of_losses(unit[LOSSES], manifest["definition"])
     cells: Cells = {name: ((), value) for name, value in scalars.items()}
     cells["llc_per_chain"] = (("chain",), estimate.per_chain)
     if "heat" in unit:
@@ -258,6 +264,17 @@ def _row(unit: Unit | None, failure: str | None, manifest: Mapping[str, Any]) ->
             name = name.removeprefix(METRIC)
             cells[name] = (tuple(f"{name}_{axis}" for axis in range(value.ndim)), value)
     return cells
+
+
+def _of_losses(losses: np.ndarray, definition: Mapping[str, Any]) -> dict[str, float]:
+    """What per-example losses say of generalisation."""
+    beta = definition["nbeta"] / definition["data"]["num_examples"]
+    trace = {"losses": losses}
+    found = {"singular_fluctuation": singular_fluctuation(trace, beta)}
+    if math.isclose(beta, 1, rel_tol=1e-6):
+        found["waic"] = waic(trace)
+    values = {name: estimate.value for name, estimate in found.items()}
+    return values | {f"{name}_std_error": estimate.std_error for name, estimate in found.items()}
 
 
 def _draws(unit: Unit) -> Cells:
@@ -275,4 +292,4 @@ def _stack(name: str, rows: Sequence[Cells], metrics: Set[str]) -> xr.Variable:
     known = np.asarray(known)
     gap = "" if known.dtype.kind == "U" else np.full(known.shape, _gap(known.dtype))
     values = np.stack([np.asarray(row[name][1] if name in row else gap) for row in rows])
-    return xr.Variable(("checkpoint", *dims), values, {"role": "metric"} if name in metrics else None)
+    return xr.Variable(("checkpoint", *dims), values, {"role": "metric"} if name in metrics | DRAWN else None)

@@ -21,6 +21,10 @@ import xarray as xr
 
 from sltjax import StoreError, behavioral_loss, sweep
 from sltjax.checkpoints import CheckpointError, from_memory, from_orbax
+from sltjax.development import stages
+from sltjax.estimators import singular_fluctuation, waic
+from sltjax.observables import losses as losses_of
+from sltjax.report import write_report
 from sltjax.results import open_results
 from sltjax.samplers import LeimkuhlerMatthews
 from sltjax.sampling import _advance, _start
@@ -330,6 +334,24 @@ def test_observables_of_ones_own_are_stored_and_are_part_of_the_sweep(tmp_path):
     np.testing.assert_allclose(found.pull[2], found.weights[2, :, :, 0] - weights(20)["w"][0], rtol=1e-4, atol=1e-6)
     with pytest.raises(StoreError, match=r"observables\.pull: stored \w+, asked None"):
         run(tmp_path)
+
+
+def test_recorded_losses_become_columns_with_errors(tmp_path):
+    recorded = {"losses": losses_of(loss, DATA)}
+    found = run(tmp_path, observables=recorded).load()
+    n, nbeta = len(jax.tree.leaves(DATA)[0]), found.attrs["nbeta"]
+    expected = [singular_fluctuation({"losses": drawn}, nbeta / n).value for drawn in found["losses"].values]
+    np.testing.assert_allclose(found["singular_fluctuation"], expected)
+    assert (found["singular_fluctuation_std_error"] > 0).all()
+    assert found["singular_fluctuation"].attrs["role"] == "metric"
+    assert "waic" not in found
+    whole = run(observables=recorded, nbeta=float(n))
+    expected = [waic({"losses": drawn}).value for drawn in whole["losses"].values]
+    np.testing.assert_allclose(whole["waic"], expected)
+    text = write_report(found, stages(found), tmp_path / "report.html").read_text(encoding="utf-8")
+    head = text[text.index('<table class="sortable">') :]
+    assert "ν̂ ± std. error" in head[: head.index("</thead>")]
+    assert head[: head.index("</tr>")].count("<th ") == head[head.index("<tbody>") :].split("</tr>")[0].count("<td")
 
 
 def test_what_is_observed_is_bounded(sampled):

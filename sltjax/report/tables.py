@@ -11,6 +11,10 @@ import xarray as xr
 from sltjax.plots.drawing import with_error
 from sltjax.report.wording import read_json, said_change, said_interval, said_number, said_places
 
+DRAWN = {"singular_fluctuation": "ν̂ ± std. error", "waic": "WAIC ± std. error"}
+_BOTH = [f"{name}{suffix}" for name in DRAWN for suffix in ("", "_std_error")]
+_NUMBERS = ("llc", "llc_std_error", "loss", "rhat", "ess")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -54,16 +58,22 @@ def milestone_rows(milestones: pd.DataFrame) -> list[dict[str, str]]:
 
 def checkpoint_rows(dataset: xr.Dataset) -> list[dict[str, Cell]]:
     """A row a checkpoint: what was found, and whether to believe it."""
-    names = ("step", "llc", "llc_std_error", "status", "ok", "verdict", "loss", "rhat", "ess")
+    names = ("step", "llc", "llc_std_error", "status", "ok", "verdict", "loss", "rhat", "ess", *_BOTH)
     columns = {name: np.asarray(dataset[name]) for name in names if name in dataset.variables}
     blank = np.full(dataset.sizes["checkpoint"], np.nan)
     rows = []
     for k, step in enumerate(columns["step"]):
-        value = {name: float(columns.get(name, blank)[k]) for name in ("llc", "llc_std_error", "loss", "rhat", "ess")}
+        value = {name: float(columns.get(name, blank)[k]) for name in (*_NUMBERS, *_BOTH)}
+        more = {
+            name: Cell(with_error(value[name], value[f"{name}_std_error"]), _key(value[name]))
+            for name in DRAWN
+            if name in columns
+        }
         rows.append(
             {
                 "step": Cell(f"{step:,}", int(step)),
                 "llc": Cell(with_error(value["llc"], value["llc_std_error"]), _key(value["llc"])),
+                **more,
                 "loss": Cell(said_number(value["loss"], 4), _key(value["loss"])),
                 "rhat": Cell(said_places(value["rhat"], 3), _key(value["rhat"])),
                 "ess": Cell(said_number(value["ess"], 3), _key(value["ess"])),
