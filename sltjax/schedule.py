@@ -15,7 +15,7 @@ class Schedule:
     Attributes:
         num_chains: chains a checkpoint, at least 2.
         num_draws: recorded draws a chain, at least 4.
-        burn_in: steps before the first draw, fewer than num_draws · thin; rounded up to whole draws.
+        burn_in: steps before the first draw, at most num_draws · thin; rounded up to whole draws.
         thin: steps a draw, the last of which is recorded.
         batch_size: examples a step, drawn with replacement; the number of examples means all of them, once each.
     """

@@ -80,7 +80,7 @@ def _validate_schedule(schedule: Schedule, num_examples: int) -> None:
     ]:
         if (got := getattr(schedule, name)) < least:
             raise ValueError(f"{name} must be at least {least} ({why}), got {got}")
-    if schedule.burn_in >= schedule.num_draws * schedule.thin:
+    if schedule.burn_in > schedule.num_draws * schedule.thin:
         raise ValueError(
             f"burn_in = {schedule.burn_in} steps would outlast the num_draws · thin = {schedule.num_draws} ·"
             f" {schedule.thin} steps of drawing; lower burn_in or raise num_draws"

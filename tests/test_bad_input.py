@@ -32,7 +32,7 @@ def refused(error, said, **changes):
         (ValueError, "share their first axis", {"data": {}}),
         (ValueError, "num_draws must be at least 4", {"num_draws": 1}),
         (ValueError, "num_chains must be at least 2", {"num_chains": 1}),
-        (ValueError, "lower burn_in or raise num_draws", {"num_draws": 10, "thin": 1, "burn_in": 10}),
+        (ValueError, "lower burn_in or raise num_draws", {"num_draws": 10, "thin": 1, "burn_in": 11}),
         (ValueError, "burn_in must be at least 0", {"burn_in": -1}),
         (ValueError, "thin must be at least 1", {"thin": 0}),
         (ValueError, "holds 1 values that are not finite", {"params": jnp.array([1.0, jnp.nan])}),
