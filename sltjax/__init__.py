@@ -11,7 +11,7 @@ from sltjax.calibration import Calibration, calibrate
 from sltjax.definition import llc_curve
 from sltjax.diagnostics import UnhealthyError
 from sltjax.estimate import estimate_llc
-from sltjax.estimators import fit_llc, llc, localisation_bias, multiplicity_correction, two_temperature_llc
+from sltjax.estimators import fit_llc, judge, llc, localisation_bias, multiplicity_correction, two_temperature_llc
 from sltjax.losses import behavioral_loss, in_precision, kl_divergence, restrict, squared_distance
 from sltjax.models import from_linen, from_nnx
 from sltjax.parts import part
@@ -32,6 +32,7 @@ from sltjax.samplers import (
     rmsprop,
 )
 from sltjax.sampling import sample
+from sltjax.traced import llc_fn
 from sltjax.types import Estimate, Health
 
 if TYPE_CHECKING:
@@ -83,9 +84,11 @@ __all__ = [
     "from_nnx",
     "identity",
     "in_precision",
+    "judge",
     "kl_divergence",
     "llc",
     "llc_curve",
+    "llc_fn",
     "localisation_bias",
     "multiplicity_correction",
     "newton",

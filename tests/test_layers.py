@@ -20,7 +20,7 @@ LAYERS = [
     {"curvature"},
     {"heat"},
     {"calibration"},
-    {"estimate"},
+    {"estimate", "traced"},
     {"definition"},
     {"fingerprint", "store"},
     {"results"},

@@ -3,6 +3,7 @@
 from sltjax.estimators.learning_coefficient import HEAT_DOUBT, llc
 from sltjax.estimators.localisation import directions_held, effective_count, localisation_bias, unlocalised_llc
 from sltjax.estimators.multiplicity import MultiplicityFit, fit_llc, fit_multiplicity, multiplicity_correction
+from sltjax.estimators.traced import judge, traced_llc
 from sltjax.estimators.two_temperatures import two_temperature_llc
 
 __all__ = [
@@ -12,9 +13,11 @@ __all__ = [
     "effective_count",
     "fit_llc",
     "fit_multiplicity",
+    "judge",
     "llc",
     "localisation_bias",
     "multiplicity_correction",
+    "traced_llc",
     "two_temperature_llc",
     "unlocalised_llc",
 ]

@@ -57,4 +57,5 @@ def _weaker(one: Estimate, two: Estimate, nbeta: tuple[float, float], value: flo
         min(a.ess, b.ess),
         max(a.drift, b.drift, key=abs),
         tuple(messages),
+        heat=max(a.heat, b.heat),
     )
