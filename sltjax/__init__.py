@@ -36,8 +36,9 @@ from sltjax.traced import llc_fn
 from sltjax.types import Estimate, Health
 
 if TYPE_CHECKING:
-    from sltjax import checkpoints, sweeps, truth
+    from sltjax import checkpoints, monitoring, sweeps, truth
     from sltjax.development import essential_dynamics, stages
+    from sltjax.monitoring import Monitor
     from sltjax.results import open_parts, open_results
     from sltjax.store import StoreError
     from sltjax.sweeps import sweep
@@ -47,9 +48,11 @@ if TYPE_CHECKING:
 _LATE = {
     "checkpoints": "sltjax.checkpoints",
     "truth": "sltjax.truth",
+    "monitoring": "sltjax.monitoring",
     "sweeps": "sltjax.sweeps",
     "essential_dynamics": "sltjax.development",
     "stages": "sltjax.development",
+    "Monitor": "sltjax.monitoring",
     "open_parts": "sltjax.results",
     "open_results": "sltjax.results",
     "StoreError": "sltjax.store",
@@ -69,6 +72,7 @@ __all__ = [
     "Health",
     "LeimkuhlerMatthews",
     "LocalPosterior",
+    "Monitor",
     "StoreError",
     "UnderdampedLangevin",
     "UnhealthyError",
@@ -90,6 +94,7 @@ __all__ = [
     "llc_curve",
     "llc_fn",
     "localisation_bias",
+    "monitoring",
     "multiplicity_correction",
     "newton",
     "open_parts",

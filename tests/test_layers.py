@@ -27,6 +27,7 @@ LAYERS = [
     {"development"},
     {"plots"},
     {"sweeps"},
+    {"monitoring"},
     {"report"},
     {"demo"},
     {"cli"},
