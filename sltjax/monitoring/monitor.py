@@ -158,7 +158,7 @@ class Monitor:
             which they are; `seconds` that they took; `overhead`, the monitor's share of all the time. None if nothing
             was measured, or nothing has become known since the last call.
         """
-        if self._is_off:
+        if self._is_off and self._underway is None:
             return None
         try:
             return self._visit(operator.index(step), params)
@@ -172,7 +172,7 @@ class Monitor:
         self._now = step
         self.budget.start()
         found = self._collect() if self._underway and self._underway.future.done() else None
-        if not self._due(step):
+        if self._is_off or not self._due(step):
             return found
         if self._underway or not self.budget.affords():
             self.budget.skipped += 1
