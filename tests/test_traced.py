@@ -59,6 +59,7 @@ def test_what_comes_of_it_claims_no_health_before_it_is_judged(seeds):
         assert any("effective draws" in said for said in found.health.messages) == (found.health.ess < 100)
 
 
+@pytest.mark.slow
 def test_it_runs_inside_a_training_scan():
     """The whole of a training, λ̂ after every tenth step, in one program that the data are no part of."""
     estimate = sltjax.llc_fn(LOSS, DATA, SETTINGS | {"num_draws": 20, "burn_in": 4, "gamma": 5.0})
@@ -93,12 +94,15 @@ def draws(lost=()):
     return {"delta_loss": x, "heat": np.float32([0.1, 0.2, 0.3, 0.4]), "acceptance": np.full((4, 200), 0.2)}
 
 
+within = jax.jit(lambda trace: traced_llc(trace, 50.0))
+
+
 def plain(estimate):
     return {field.name: getattr(estimate, field.name) for field in dataclasses.fields(estimate)}
 
 
 def test_the_numbers_and_words_are_those_of_llc():
-    inside, outside = sltjax.judge(jax.jit(lambda t: traced_llc(t, 50.0))(draws())), sltjax.llc(draws(), 50.0)
+    inside, outside = sltjax.judge(within(draws())), sltjax.llc(draws(), 50.0)
     for name, value in (plain(inside) | plain(inside.health)).items():
         expected = (plain(outside) | plain(outside.health))[name]
         if name == "messages":
@@ -110,7 +114,7 @@ def test_the_numbers_and_words_are_those_of_llc():
 
 def test_a_lost_chain_is_left_out_and_named():
     """Trust 12."""
-    inside = sltjax.judge(traced_llc(draws([(1, 50)]), 50.0))
+    inside = sltjax.judge(within(draws([(1, 50)])))
     outside = sltjax.llc(draws([(1, 50)]), 50.0)
     np.testing.assert_allclose(inside.value, outside.value, rtol=1e-5)
     np.testing.assert_array_equal(inside.health.failed_draw, [-1, 50, -1, -1])
@@ -120,7 +124,7 @@ def test_a_lost_chain_is_left_out_and_named():
 
 
 def test_where_all_chains_are_lost_there_is_no_number():
-    found = sltjax.judge(traced_llc(draws([(chain, 20 + chain) for chain in range(4)]), 50.0))
+    found = sltjax.judge(within(draws([(chain, 20 + chain) for chain in range(4)])))
     assert np.isnan([found.value, found.std_error, *found.per_chain]).all()
     assert "all 4 chains" in found.health.messages[0]
     assert found.health.ess == 0
