@@ -20,6 +20,7 @@ from sltjax.estimators import (
     free_energy,
     hessian_spectra,
     hessian_spectrum,
+    judge,
     kernel_pca,
     llc,
     localisation_bias,
@@ -59,11 +60,13 @@ from sltjax.samplers import (
     rmsprop,
 )
 from sltjax.sampling import sample
+from sltjax.traced import llc_fn
 from sltjax.types import Estimate, Health
 
 if TYPE_CHECKING:
-    from sltjax import checkpoints, sweeps, truth
+    from sltjax import checkpoints, monitoring, sweeps, truth
     from sltjax.development import essential_dynamics, stages
+    from sltjax.monitoring import Monitor
     from sltjax.results import open_parts, open_results
     from sltjax.selection import Candidate, compare_models, sbic
     from sltjax.store import StoreError
@@ -74,9 +77,11 @@ if TYPE_CHECKING:
 _LATE = {
     "checkpoints": "sltjax.checkpoints",
     "truth": "sltjax.truth",
+    "monitoring": "sltjax.monitoring",
     "sweeps": "sltjax.sweeps",
     "essential_dynamics": "sltjax.development",
     "stages": "sltjax.development",
+    "Monitor": "sltjax.monitoring",
     "open_parts": "sltjax.results",
     "open_results": "sltjax.results",
     "Candidate": "sltjax.selection",
@@ -100,6 +105,7 @@ __all__ = [
     "Health",
     "LeimkuhlerMatthews",
     "LocalPosterior",
+    "Monitor",
     "StoreError",
     "UnderdampedLangevin",
     "UnhealthyError",
@@ -123,14 +129,17 @@ __all__ = [
     "hessian_spectrum",
     "identity",
     "in_precision",
+    "judge",
     "kernel_pca",
     "kl_divergence",
     "llc",
     "llc_curve",
+    "llc_fn",
     "localisation_bias",
     "loss_interactions",
     "loss_kernel",
     "modules",
+    "monitoring",
     "multiplicity_correction",
     "newton",
     "open_parts",

@@ -10,7 +10,8 @@ Lengths come from a pilot: how many steps one effective draw takes, and how much
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -133,6 +134,12 @@ class Calibration:
     wanted_draws: int = struct.field(pytree_node=False, default=0)
     pace: Pace = struct.field(pytree_node=False, default=Pace())
     steps: tuple[int, ...] = struct.field(pytree_node=False, default=())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Sampler and schedule by the names that `estimate_llc`, `sweep`, `Monitor` and `llc_fn` take them by."""
+        schedule = {field.name: getattr(self.schedule, field.name) for field in fields(self.schedule)}
+        return {"sampler": self.sampler, **schedule}
 
     @property
     def chain_steps(self) -> int:

@@ -24,12 +24,16 @@ Partition = PyTree[PartitionSpec]
 """How parameters are spread over "model": a PartitionSpec a leaf, or one for a whole subtree."""
 
 
+Devices = Mapping[str, int] | Mesh | None
+"""How many along "checkpoint", "chain" and "model", None for all along the first; or a mesh that has the first two."""
+
+
 Layout = tuple[NamedSharding, ...] | None
 """How the leaves of a tree lie on the devices; None for the one device."""
 
 
-def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
-    """A mesh of all devices.
+def make_mesh(sizes: Devices = None) -> Mesh | None:
+    """A mesh of all devices, or the one that is given.
 
     Args:
         sizes: devices along "checkpoint", "chain" and "model", 1 where absent; None for all along "checkpoint".
@@ -40,6 +44,8 @@ def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
     Raises:
         ValueError: an unknown axis, or sizes that do not multiply to the number of devices.
     """
+    if isinstance(sizes, Mesh):
+        return sizes if sizes.size > 1 else None
     count = jax.device_count()
     sizes = {"checkpoint": count} if sizes is None else sizes
     if unknown := sorted(set(sizes) - set(AXES)):
@@ -51,6 +57,42 @@ def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh | None:
     if count == 1:
         return None
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def one_device(device: jax.Device | None = None) -> Mesh:
+    """A mesh of that device alone, or of the first."""
+    return Mesh(np.array([[device or jax.local_devices()[0]]]), AXES[:2], axis_types=(AxisType.Auto,) * 2)
+
+
+def mesh_around(params: Params, num_chains: int | None = None) -> tuple[Mesh, Partition | None]:
+    """A mesh for lanes on the devices where a training has its parameters, and how these lie on it.
+
+    Axes along which a parameter is split are kept, by their names; chains go along all the others.
+
+    Args:
+        params: arrays as the training has them.
+        num_chains: None if it is free; else no more devices are taken than share the chains evenly.
+
+    Returns:
+        The mesh, with "checkpoint" and "chain" before the axes that are kept; and the partition, None where every
+        device has all parameters.
+    """
+    leaves = [x for x in jax.tree.leaves(params) if isinstance(x, jax.Array)]
+    meshes = {x.sharding.mesh for x in leaves if isinstance(x.sharding, NamedSharding) and x.sharding.mesh.size > 1}
+    if len(meshes) != 1:
+        return one_device(min(leaves[0].devices(), key=lambda device: device.id) if leaves else None), None
+    (mesh,) = meshes
+    specs = jax.tree.map(lambda x: getattr(getattr(x, "sharding", None), "spec", PartitionSpec()), params)
+    is_spec = lambda x: isinstance(x, PartitionSpec)  # noqa: E731
+    parts = [part for spec in jax.tree.leaves(specs, is_leaf=is_spec) for part in spec if part is not None]
+    split = {axis for part in parts for axis in (part if isinstance(part, tuple) else (part,))}
+    kept = [axis for axis in mesh.axis_names if axis in split]
+    free = [axis for axis in mesh.axis_names if axis not in split]
+    devices = mesh.devices.transpose([mesh.axis_names.index(axis) for axis in (*free, *kept)])
+    devices = devices.reshape(-1, *(mesh.shape[axis] for axis in kept))
+    used = devices[: math.gcd(num_chains, len(devices))] if num_chains else devices
+    types = (AxisType.Auto,) * (2 + len(kept))
+    return Mesh(used[None], ("checkpoint", "chain", *kept), axis_types=types), specs if kept else None
 
 
 def place(anchors: Params, mesh: Mesh | None, partition: Partition | None = None) -> Params:

@@ -32,24 +32,30 @@ def health(x: Float[np.ndarray, "chain draw"], value: Mean | None) -> Health:
     """
     failed = first_failure(x)
     if value is None:
-        return Health(failed, np.nan, 0.0, np.nan, _messages(failed, np.nan, 0.0, np.nan))
-    spread, change = jax.device_get(_mixing(x[failed < 0]))
-    numbers = float(spread), float(value.ess), float(change)
-    return Health(failed, *numbers, _messages(failed, *numbers))
+        return _with_messages(Health(failed, np.nan, 0.0, np.nan, ()))
+    spread, change = jax.device_get(mixing(x[failed < 0]))
+    return _with_messages(Health(failed, float(spread), float(value.ess), float(change), ()))
 
 
 @jax.jit
-def _mixing(x: Float[Array | np.ndarray, "chain draw"]) -> tuple[Array, Array]:
+def mixing(x: Float[Array | np.ndarray, "chain draw"]) -> tuple[Array, Array]:
     """R-hat and drift."""
     third = max(2, x.shape[1] // 3)
     ends = jax.vmap(mean)(jnp.stack([x[:, :third], x[:, -third:]]))
     return late("blackjax.diagnostics").rhat(x), jnp.diff(ends.value)[0] / jnp.linalg.norm(ends.std_error)
 
 
-def _messages(failed: Int[np.ndarray, " chain"], spread: float, ess: float, drift: float) -> tuple[str, ...]:
+def _with_messages(health: Health) -> Health:
+    return dataclasses.replace(health, messages=messages(health))
+
+
+def messages(health: Health) -> tuple[str, ...]:
+    """What the numbers of a health say, each with cause and remedy; empty if nothing is wrong."""
+    failed = np.asarray(health.failed_draw)
     if np.all(failed >= 0):
         first = failed.min()
         return (f"all {len(failed)} chains left the finite numbers, the first at draw {first}: {TOO_BOLD}",)
+    spread, ess, drift = health.rhat, health.ess, health.drift
     verdicts = [
         (
             np.any(failed >= 0),
@@ -87,7 +93,7 @@ def require_healthy(estimate: Estimate) -> Estimate:
     return estimate
 
 
-def with_warning(estimate: Estimate, message: str) -> Estimate:
-    """The estimate, with one more thing wrong with it."""
-    health = dataclasses.replace(estimate.health, messages=(*estimate.health.messages, message))
+def with_warnings(estimate: Estimate, *warnings: str) -> Estimate:
+    """The estimate, with more things wrong with it."""
+    health = dataclasses.replace(estimate.health, messages=(*estimate.health.messages, *warnings))
     return dataclasses.replace(estimate, health=health)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sltjax.definition import ERROR, llc_curve
-from sltjax.diagnostics import with_warning
+from sltjax.diagnostics import with_warnings
 from sltjax.estimators.average import combination
 from sltjax.estimators.learning_coefficient import excess
 from sltjax.posterior import LocalPosterior
@@ -139,4 +139,4 @@ def integrated(nbeta: Float[np.ndarray, " grid"], trace: Trace, num_examples: in
     if not abs(change.value) > SIGMAS * change.std_error:
         return found
     said = f"half of the {len(nbeta)} temperatures give {change.value:+.2g} nats: raise num_temperatures"
-    return with_warning(found, said)
+    return with_warnings(found, said)

@@ -22,7 +22,7 @@ from sltjax.curvature import largest_curvature
 from sltjax.devices import fetch, in_turn, portable
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import SGHMC, SGLD, Identity, LeimkuhlerMatthews, UnderdampedLangevin
-from sltjax.sampling import as_threefry, draw_batch, sample_block
+from sltjax.sampling import DEFAULT_OBSERVABLES, as_threefry, draw_batch, sample_block, trace_block
 from sltjax.schedule import Schedule
 from sltjax.types import Batch, Params, RngKey, Sampler, Trace
 from sltjax.validation import count_examples
@@ -70,6 +70,29 @@ def sample_judged(
     return {**trace, "heat": heat_of_noise(noise, distance), **curvature}
 
 
+def trace_judged(
+    key: RngKey,
+    posteriors: LocalPosterior,
+    steps: Int[np.ndarray, " checkpoint"],
+    sampler: Sampler,
+    data: Batch,
+    schedule: Schedule,
+) -> Trace:
+    """As `sample_judged`, but as a pure function, for jit and vmap."""
+    distance = squared_step(sampler)
+    is_heated = distance is not None and schedule.batch_size != count_examples(data)
+    noise_key = jax.random.fold_in(as_threefry(key), 2**32 - 3)
+
+    def look(states: Any, index: Array) -> Any:
+        if not is_heated:
+            return ()
+        positions = jax.tree.map(lambda w: w[:, :, None], states.params)
+        return _gradient_noise(jax.random.fold_in(noise_key, index), posteriors, positions, data, schedule.batch_size)
+
+    trace, noise = trace_block(key, posteriors, steps, sampler, data, schedule, DEFAULT_OBSERVABLES, look)
+    return {**trace, "heat": heat_of_noise(jnp.mean(noise, axis=0), distance)} if is_heated else trace
+
+
 def squared_step(sampler: Sampler) -> Any:
     """D, by which noise heats; None where theory does not say."""
     if not isinstance(getattr(sampler, "preconditioner", None), Identity):
@@ -84,7 +107,9 @@ def squared_step(sampler: Sampler) -> Any:
     return None
 
 
-def heat_of_noise(noise: Float[np.ndarray, "checkpoint chain"], distance: Any) -> Float[np.ndarray, "checkpoint chain"]:
+def heat_of_noise(
+    noise: Float[Array | np.ndarray, "checkpoint chain"], distance: Any
+) -> Float[Array | np.ndarray, "checkpoint chain"]:
     """(D/8)·tr Σ, for a D of all checkpoints or one each."""
     return np.reshape(distance, (-1, 1)) * noise / 8
 

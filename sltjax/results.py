@@ -57,10 +57,10 @@ def to_dataset(
         nβ = n, their `waic`, each with its `_std_error`. Rows of failed checkpoints are NaN.
     """
     steps = [step for step in steps if step in units or step in failures]
-    rows = [_row(units.get(step), failures.get(step), manifest) for step in steps]
+    rows = [row_of(units.get(step), failures.get(step), manifest) for step in steps]
     draws = [_draws(units[step]) if step in units else {} for step in steps]
     metrics = {name.removeprefix(METRIC) for unit in units.values() for name in unit if name.startswith(METRIC)}
-    return _assemble(steps, [row | drawn for row, drawn in zip(rows, draws, strict=True)], metrics, manifest)
+    return assemble(steps, [row | drawn for row, drawn in zip(rows, draws, strict=True)], metrics, manifest)
 
 
 def write_results(store: Store, steps: Sequence[int], failures: Mapping[int, str]) -> Path:
@@ -83,9 +83,9 @@ def write_results(store: Store, steps: Sequence[int], failures: Mapping[int, str
     for step in steps:
         unit = _sound(store, step)
         if unit is not None or step in failures:
-            rows[step] = _row(unit, failures.get(step), manifest)
+            rows[step] = row_of(unit, failures.get(step), manifest)
             metrics |= {name.removeprefix(METRIC) for name in unit or () if name.startswith(METRIC)}
-    table = _assemble(list(rows), list(rows.values()), metrics, manifest)
+    table = assemble(list(rows), list(rows.values()), metrics, manifest)
     path = store.path / "dataset.nc"
 
     def write(temporary: Path) -> None:
@@ -130,9 +130,15 @@ def _gap(dtype: np.dtype) -> np.floating:
     return np.result_type(dtype, np.float32).type(np.nan)
 
 
-def _assemble(
-    steps: Sequence[int], rows: Sequence[Cells], metrics: Set[str], manifest: Mapping[str, Any]
-) -> xr.Dataset:
+def assemble(steps: Sequence[int], rows: Sequence[Cells], metrics: Set[str], manifest: Mapping[str, Any]) -> xr.Dataset:
+    """Rows, as `row_of` makes them, as one Dataset with dim "checkpoint".
+
+    Args:
+        steps: the step of each row.
+        rows: one a checkpoint, at least one.
+        metrics: which names in them are metrics.
+        manifest: definition, numerics and versions; they become attributes.
+    """
     names = dict.fromkeys(name for row in rows for name in row)
     variables = {name: _stack(name, rows, metrics) for name in names}
     attrs = {
@@ -233,7 +239,7 @@ def parts_of(store: Path) -> Path:
     return store / "parts"
 
 
-def _row(unit: Unit | None, failure: str | None, manifest: Mapping[str, Any]) -> Cells:
+def row_of(unit: Unit | None, failure: str | None, manifest: Mapping[str, Any]) -> Cells:
     """What is said of a checkpoint as a whole."""
     if unit is None:
         scalars: dict[str, Any] = {"llc": np.nan, "ok": False, "status": "failed", "verdict": failure}

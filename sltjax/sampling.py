@@ -5,6 +5,7 @@ not on how lanes are packed into blocks, nor on how draws are cut into chunks.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -144,6 +145,61 @@ def sample_block(
 
 def _recorders(observables: Mapping[str, Observable]) -> dict[str, Any]:
     return {name: observe.traceable(observable) for name, observable in observables.items()}
+
+
+def trace_block(
+    key: RngKey,
+    posteriors: LocalPosterior,
+    steps: Int[np.ndarray, " checkpoint"],
+    sampler: Sampler,
+    data: Batch,
+    schedule: Schedule,
+    observables: Mapping[str, Observable],
+    look: Callable[[Any, Array], Any],
+) -> tuple[Trace, Any]:
+    """As `sample_block`, but as a pure function, for jit and vmap: the same draws, to rounding.
+
+    Args:
+        key: as there, as the others are.
+        posteriors: as there.
+        steps: as there.
+        sampler: as there.
+        data: as there.
+        schedule: as there.
+        observables: as there.
+        look: (states, index of the chunk) -> arrays, in the place of `on_draws`, but after every chunk.
+
+    Returns:
+        The trace; and what `look` saw after the chunks that hold draws, [chunk, ...].
+    """
+    chunk, recorders = schedule.chunk, _recorders(observables)
+    lanes, states = _start(key, posteriors, steps, sampler, kinds_of(sampler), schedule.num_chains, None, None)
+    total = schedule.burn_in_draws + schedule.num_draws
+
+    def advance(states: Any, index: Array) -> tuple[Any, tuple[Trace, Any]]:
+        states, trace = _advance(
+            states,
+            lanes,
+            index * chunk,
+            schedule.burn_in_steps,
+            schedule.thin,
+            data,
+            recorders,
+            kinds=kinds_of(sampler, recorders),
+            batch_size=schedule.batch_size,
+            chunk=chunk,
+            layout=None,
+        )
+        return states, (trace, look(states, index))
+
+    _, (trace, seen) = jax.lax.scan(advance, states, jnp.arange(math.ceil(total / chunk)))
+
+    def kept(x: Array) -> Array:  # [chunk, checkpoint, chain, draw of the chunk, ...]
+        in_order = jnp.moveaxis(x, 0, 2)
+        draws = in_order.reshape(*in_order.shape[:2], -1, *in_order.shape[4:])
+        return draws[:, :, schedule.burn_in_draws : total]
+
+    return jax.tree.map(kept, trace), jax.tree.map(lambda x: x[schedule.burn_in_draws // chunk :], seen)
 
 
 @struct.dataclass

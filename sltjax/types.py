@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt32
+from jaxtyping import Array, Key, PyTree, UInt32
 
 Params: TypeAlias = PyTree[Any]
 """Any pytree of floating-point arrays: dicts, lists, Flax NNX states, Linen variables."""
@@ -90,18 +90,22 @@ class Health:
     """Whether to believe an estimate: the numbers behind it, and what they mean in words.
 
     Attributes:
-        failed_draw: per chain, the first draw that is not finite; −1 if all are. Shape [chain].
+        failed_draw: per chain, the first draw that is not finite; −1 if all are. Integers [chain].
         rhat: rank-normalised split R-hat (Vehtari et al. 2021) over the chains that stayed finite.
         ess: effective number of draws behind the value.
         drift: change from the first third of the draws to the last, in its standard errors.
         messages: each names a cause and a remedy; empty if nothing is wrong.
+        acceptance: mean probability with which steps were accepted; 1 where a sampler rejects nothing.
+        heat: what batch noise had added, and was taken off, as a share of the value.
     """
 
-    failed_draw: Int[np.ndarray, " chain"]
-    rhat: float
-    ess: float
-    drift: float
+    failed_draw: Any
+    rhat: Scalar
+    ess: Scalar
+    drift: Scalar
     messages: tuple[str, ...] = struct.field(pytree_node=False)
+    acceptance: Scalar = 1.0
+    heat: Scalar = 0.0
 
     @property
     def ok(self) -> bool:
@@ -113,14 +117,16 @@ class Health:
 class Estimate:
     """A number with its error; there is no number without one.
 
+    A pytree: `llc_fn` returns it from inside jit, and vmap gives every field a leading axis.
+
     Attributes:
         value: the estimate, over the chains that stayed finite; NaN if none did.
         std_error: its Monte-Carlo standard error.
-        per_chain: the estimate of each chain alone, NaN where a chain failed, shape [chain].
+        per_chain: the estimate of each chain alone, NaN where a chain failed, floats [chain].
         health: whether to believe it, and what to do if not.
     """
 
-    value: float
-    std_error: float
-    per_chain: Float[np.ndarray, " chain"]
-    health: Health
+    value: Scalar
+    std_error: Scalar
+    per_chain: Any
+    health: Any

@@ -25,12 +25,24 @@ def validate(posterior: LocalPosterior, sampler: Sampler | None, data: Batch, sc
             or the loss is not one number an example.
         TypeError: a parameter is not floating point.
     """
+    validate_numbers(posterior.nbeta, posterior.gamma, sampler, data, schedule)
+    as_float32(posterior.anchor)
+    validate_select(posterior)
+    validate_loss(posterior, data)
+
+
+def validate_numbers(nbeta: float, gamma: float, sampler: Sampler | None, data: Batch, schedule: Schedule) -> None:
+    """Refuse what needs no look at parameters and loss.
+
+    Raises:
+        ValueError: a size or value is out of range, or the data empty or ragged.
+    """
     num_examples = count_examples(data)
     _validate_schedule(schedule, num_examples)
-    if not (np.isfinite(posterior.nbeta) and posterior.nbeta > 0):
-        raise ValueError(f"nbeta must be positive and finite, got {posterior.nbeta}; n / log n is the default")
-    if not (np.isfinite(posterior.gamma) and posterior.gamma >= 0):
-        raise ValueError(f"gamma must be finite and not negative, got {posterior.gamma}; 1 is the default")
+    if not (np.isfinite(nbeta) and nbeta > 0):
+        raise ValueError(f"nbeta must be positive and finite, got {nbeta}; n / log n is the default")
+    if not (np.isfinite(gamma) and gamma >= 0):
+        raise ValueError(f"gamma must be finite and not negative, got {gamma}; 1 is the default")
     for path, value in jax.tree.leaves_with_path(sampler):
         _validate_hyperparameter(jax.tree_util.keystr(path), np.asarray(value))
     if sampler is not None and sampler.needs_full_data and schedule.batch_size != num_examples:
@@ -38,9 +50,6 @@ def validate(posterior: LocalPosterior, sampler: Sampler | None, data: Batch, sc
             f"{type(sampler).__name__} accepts or rejects by U over the full data: set batch_size to {num_examples},"
             f" got {schedule.batch_size}; or use a sampler for batches, such as SGLD"
         )
-    as_float32(posterior.anchor)
-    validate_select(posterior)
-    validate_loss(posterior, data)
 
 
 def _validate_hyperparameter(name: str, value: np.ndarray) -> None:
@@ -143,9 +152,28 @@ def validate_loss(posterior: LocalPosterior, data: Batch) -> None:
             numbers at the second call.
         TypeError: jax cannot trace it.
     """
-    size = min(2, count_examples(data))
-    batch = jax.tree.map(lambda x: x[:size], data)
+    batch = _few(data)
+    validate_loss_shape(posterior, data)
+    anchor = jax.tree.map(jnp.asarray, posterior.anchor)
+    at_anchor, again = (np.asarray(posterior.losses_at(anchor, batch)) for _ in range(2))
+    if not np.isfinite(at_anchor).all():
+        raise ValueError(f"the loss at the checkpoint is {at_anchor} on the first examples, expected finite numbers")
+    if not np.array_equal(at_anchor, again):
+        raise ValueError(
+            f"the loss is no pure function: it gave {at_anchor}, then {again} for the same parameters and examples; "
+            "switch dropout off, and draw no random numbers in it"
+        )
 
+
+def validate_loss_shape(posterior: LocalPosterior, data: Batch) -> None:
+    """Refuse a loss that does not give one number an example; within a traced function as well.
+
+    Raises:
+        ValueError: another shape, of which a scalar is the usual one.
+        TypeError: jax cannot trace it.
+    """
+    batch = _few(data)
+    size = count_examples(batch)
     try:
         shape = jax.eval_shape(posterior.losses_at, posterior.anchor, batch).shape
     except UNTRACEABLE as error:
@@ -159,12 +187,7 @@ def validate_loss(posterior: LocalPosterior, data: Batch) -> None:
             f"loss(params, batch) must return one loss an example, shape [{size}] for {size} examples,"
             f" got {list(shape)}; {hint}"
         )
-    anchor = jax.tree.map(jnp.asarray, posterior.anchor)
-    at_anchor, again = (np.asarray(posterior.losses_at(anchor, batch)) for _ in range(2))
-    if not np.isfinite(at_anchor).all():
-        raise ValueError(f"the loss at the checkpoint is {at_anchor} on the first examples, expected finite numbers")
-    if not np.array_equal(at_anchor, again):
-        raise ValueError(
-            f"the loss is no pure function: it gave {at_anchor}, then {again} for the same parameters and examples; "
-            "switch dropout off, and draw no random numbers in it"
-        )
+
+
+def _few(data: Batch) -> Batch:
+    return jax.tree.map(lambda x: x[:2], data)

@@ -12,6 +12,7 @@ from sltjax.estimators.localisation import directions_held, effective_count, loc
 from sltjax.estimators.modularity import Interactions, coefficient_interactions, loss_interactions, modules
 from sltjax.estimators.multiplicity import MultiplicityFit, fit_llc, fit_multiplicity, multiplicity_correction
 from sltjax.estimators.susceptibility import Structure, Susceptibilities, structure, susceptibilities
+from sltjax.estimators.traced import judge, traced_llc
 from sltjax.estimators.two_temperatures import two_temperature_llc
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "free_energy",
     "hessian_spectra",
     "hessian_spectrum",
+    "judge",
     "kernel_pca",
     "llc",
     "localisation_bias",
@@ -48,6 +50,7 @@ __all__ = [
     "strongest",
     "structure",
     "susceptibilities",
+    "traced_llc",
     "two_temperature_llc",
     "umap_embedding",
     "unlocalised_llc",

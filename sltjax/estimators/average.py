@@ -69,4 +69,6 @@ def _weakest(healths: Sequence[Health], names: Sequence[str]) -> Health:
         min(health.ess for health in healths),
         max((health.drift for health in healths), key=abs),
         tuple(f"{name}: {said}" for name, health in zip(names, healths, strict=True) for said in health.messages),
+        min(health.acceptance for health in healths),
+        max(health.heat for health in healths),
     )

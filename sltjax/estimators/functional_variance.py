@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Float
 
-from sltjax.diagnostics import with_warning
+from sltjax.diagnostics import with_warnings
 from sltjax.estimators.average import average, rescaled
 from sltjax.estimators.learning_coefficient import judged_acceptance
 from sltjax.types import Estimate, Trace
@@ -49,7 +49,7 @@ def waic(trace: Trace) -> Estimate:
             f"the log-likelihood of {outliers} of {losses.shape[-1]} examples varies by more than {MAX_VARIANCE} over "
             "the posterior: WAIC is not to be trusted there; compare with a loss on held-out data"
         )
-        found = with_warning(found, said)
+        found = with_warnings(found, said)
     return judged_acceptance(found, trace)
 
 

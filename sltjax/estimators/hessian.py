@@ -20,7 +20,7 @@ from flax import struct
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from sltjax.diagnostics import with_warning
+from sltjax.diagnostics import with_warnings
 from sltjax.losses import mean_loss
 from sltjax.moments import Mean
 from sltjax.posterior import PIECE, LocalPosterior
@@ -236,7 +236,7 @@ def with_rank_check(llc: Estimate, spectrum: HessianSpectrum, nbeta: float, gamm
         f"below half the effective rank of the Hessian, {count.value / 2:.4g} ± {count.std_error / 2:.2g}: the loss is "
         "not yet quadratic at this nβ, the checkpoint no minimum, or the chains short; raise nbeta or num_draws"
     )
-    return with_warning(llc, said)
+    return with_warnings(llc, said)
 
 
 def hessian_product(function: Callable[[Params], Scalar], params: Params) -> Callable[[Params], Params]:

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from sltjax.diagnostics import with_warning
+from sltjax.diagnostics import with_warnings
 from sltjax.estimators.average import combination
 from sltjax.estimators.learning_coefficient import excess
 from sltjax.types import Estimate, Trace
@@ -41,5 +41,5 @@ def two_temperature_llc(first: Trace, second: Trace, nbeta: tuple[float, float])
     found = combination(factors, (one, two), [f"at nβ = {x:g}" for x in nbeta])
     if found.value < 0:
         said = "negative: the mean loss rises with nβ, as it cannot in equilibrium; raise burn_in, num_draws"
-        return with_warning(found, said)
+        return with_warnings(found, said)
     return found

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int
 
 from sltjax.calibration import Pace, default_rule
 from sltjax.checkpoints import CheckpointError, Source, digest, read_ahead
-from sltjax.devices import Partition, fetch, make_mesh, place, portable, replicate, tell
+from sltjax.devices import Devices, Partition, fetch, make_mesh, place, portable, replicate, tell
 from sltjax.heat import sample_judged
 from sltjax.posterior import LocalPosterior
 from sltjax.results import METRIC, OBSERVED
@@ -81,7 +81,7 @@ class Job:
     block_size: int
     metrics: Mapping[str, Metric]
     observables: Mapping[str, Observable]
-    devices: Mapping[str, int] | None = None
+    devices: Devices = None
     partition: Partition | None = None
     width: int = 0
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from sltjax.calibration import Calibration
 from sltjax.checkpoints import Source
-from sltjax.devices import Partition, barrier, is_first_process, tell
+from sltjax.devices import Devices, Partition, barrier, is_first_process, tell
 from sltjax.results import check_size, open_results, to_dataset, write_results
 from sltjax.store import Shard, Store, StoreError
 from sltjax.sweeps.blocks import Job, Known, Outcome
@@ -45,7 +45,7 @@ def sweep(
     metrics: Mapping[str, Metric] | None = None,
     observables: Mapping[str, Observable] | None = None,
     block_size: int | None = None,
-    devices: Mapping[str, int] | None = None,
+    devices: Devices = None,
     partition: Partition | None = None,
     select: Callable[[Params], Params] | None = None,
     engine: Engine = local,

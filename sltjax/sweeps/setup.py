@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from sltjax import fingerprint
 from sltjax.calibration import HEAT, Asked, Calibration, Pace, choose, settle
 from sltjax.checkpoints import CheckpointError, Source, digest
-from sltjax.devices import Partition, make_mesh, place, replicate
+from sltjax.devices import Devices, Partition, make_mesh, place, replicate
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.results import check_names
 from sltjax.sampling import DEFAULT_OBSERVABLES, as_threefry, condition_all
@@ -63,7 +63,7 @@ class Setup:
     metrics: Mapping[str, Metric]
     observables: Mapping[str, Observable]
     block_size: int
-    devices: Mapping[str, int] | None
+    devices: Devices
     partition: Partition | None
     title: str
 
@@ -158,7 +158,7 @@ def prepare(
     metrics: Mapping[str, Metric] | None = None,
     observables: Mapping[str, Observable] | None = None,
     block_size: int | None = None,
-    devices: Mapping[str, int] | None = None,
+    devices: Devices = None,
     partition: Partition | None = None,
     select: Callable[[Params], Params] | None = None,
     title: str = "",
