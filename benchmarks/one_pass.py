@@ -119,6 +119,7 @@ a repeat. Compilation is left out.
 
 Runs are short: the estimators' share falls with their length, since the errors of all pairs take as long for many draws
 as for few. `calibrate` thins by 4 or more where nothing is said.
+Other work on the machine makes seconds long, and ratios uncertain by some hundredths.
 
 {machine}
 """
