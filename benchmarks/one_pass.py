@@ -26,8 +26,8 @@ HERE = Path(__file__).parent
 NUM_EXAMPLES, RECORDED, NUM_CHAINS, BATCH_SIZE, REPEATS = 10_000, 256, 16, 512, 3
 NBETA = sltjax.default_nbeta(NUM_EXAMPLES)
 SETTINGS = {
-    "thin 1: a draw a step": Schedule(NUM_CHAINS, 120, 30, 1, BATCH_SIZE),
-    "thin 4: as `calibrate` begins": Schedule(NUM_CHAINS, 40, 40, 4, BATCH_SIZE),
+    "thin 1: a draw a step": Schedule(NUM_CHAINS, 80, 20, 1, BATCH_SIZE),
+    "thin 4: as `calibrate` begins": Schedule(NUM_CHAINS, 20, 20, 4, BATCH_SIZE),
 }
 
 
@@ -119,6 +119,7 @@ a repeat. Compilation is left out.
 
 Runs are short: the estimators' share falls with their length, since the errors of all pairs take as long for many draws
 as for few. `calibrate` thins by 4 or more where nothing is said.
+Other work on the machine makes seconds long, and ratios uncertain by some hundredths.
 
 {machine}
 """

@@ -4,7 +4,7 @@ Errors are by batch means (Flegal & Jones 2010): the covariance over every block
 scatter. That costs one matrix product a block, where the autocorrelation of each pair would cost a transform a pair.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -17,7 +17,7 @@ from sltjax.moments import mean
 from sltjax.types import Health
 
 BLOCKS = 16  # a chain; even
-TILE_BYTES = 2**26  # of numbers by block that are held at once
+TILE_BYTES = 2**26  # of numbers of a block that are held at once
 PIECE_BYTES = 2**26  # of draws that are read at once
 
 Recorded: TypeAlias = Any
@@ -89,7 +89,7 @@ def _between(x: Recorded, y: Recorded | None, *, scaled: bool) -> Covariance:
     value = np.full((x.shape[2], other.shape[2]), np.nan)
     std_error = np.full_like(value, np.nan)
     if finite.any():
-        size = max(1, TILE_BYTES // (8 * BLOCKS * finite.sum() * other.shape[2]))
+        size = max(1, TILE_BYTES // (8 * finite.sum() * other.shape[2]))
         for first in range(0, x.shape[2], size):
             tile = slice(first, first + size)
             value[tile], std_error[tile] = _tile(x, other, rows, columns, tile, scaled)
@@ -134,15 +134,28 @@ def _tile(
     """Value and error for some of the rows."""
     bounds = np.linspace(0, x.shape[1], min(BLOCKS, x.shape[1] // 2 * 2) + 1).round().astype(int)
     blocks = [slice(*pair) for pair in pairwise(bounds)]
-    products, squares = [], []
-    for block in blocks:
-        a = _standardised(_read(x, block, tile), rows, scaled, tile)
-        b = _standardised(_read(y, block), columns, scaled)
-        products.append(np.swapaxes(a, 1, 2) @ b / a.shape[1])
-        if scaled:
-            squares.append(np.mean(a**2, axis=1)[:, :, None] + np.mean(b**2, axis=1)[:, None])
-    value = np.average(np.mean(products, axis=1), axis=0, weights=np.diff(bounds))
-    return value, _error(np.array(products) - (value / 2 * np.array(squares) if scaled else value))
+
+    def read(block: slice) -> tuple[np.ndarray, np.ndarray]:
+        return (
+            _standardised(_read(x, block, tile), rows, scaled, tile),
+            _standardised(_read(y, block), columns, scaled),
+        )
+
+    value = sum(np.tensordot(*read(block), axes=((0, 1), (0, 1))) for block in blocks) / (
+        rows.finite.sum() * x.shape[1]
+    )
+
+    def excess() -> Iterator[Float[np.ndarray, "chain row column"]]:
+        for block in blocks:
+            a, b = read(block)
+            products = np.swapaxes(a, 1, 2) @ b / a.shape[1]
+            if scaled:
+                products -= value / 2 * (np.mean(a**2, axis=1)[:, :, None] + np.mean(b**2, axis=1)[:, None])
+            else:
+                products -= value
+            yield products
+
+    return value, _error(excess(), len(blocks))
 
 
 def _standardised(draws: np.ndarray, margin: _Margin, scaled: bool, rows: slice = slice(None)) -> np.ndarray:
@@ -153,20 +166,32 @@ def _standardised(draws: np.ndarray, margin: _Margin, scaled: bool, rows: slice 
     return centred / np.where(scale > 0, scale, np.nan)
 
 
-def _error(blocks: Float[np.ndarray, "block chain row column"]) -> Float[np.ndarray, "row column"]:
-    """The error of the mean of numbers by block, the larger of two, as `moments.mean` has it.
+def _error(blocks: Iterator[Float[np.ndarray, "chain row column"]], num_blocks: int) -> Float[np.ndarray, "row column"]:
+    """The error of the mean of numbers by block, each less its mean: the larger of two, as `moments.mean` has it.
 
     Taking the chains as independent, blocks of twice the length, with what they scatter more than single ones once
     more: that much longer ones would add (lugsail windows, Vats & Flegal 2022). Averaging over the chains first keeps
     the noise that they share through their batches.
     """
-    long = blocks[: len(blocks) // 2 * 2].reshape(-1, 2, *blocks.shape[1:]).mean(axis=1)
-    apart = _variance(long.reshape(-1, *blocks.shape[2:]))
-    apart += np.maximum(apart - _variance(blocks.reshape(-1, *blocks.shape[2:])), 0.0)
-    variance = np.maximum(apart, _variance(blocks.mean(axis=1)))
+    single: Any = 0.0
+    double: Any = 0.0
+    shared: Any = 0.0
+    for first, second in zip(blocks, blocks, strict=True):  # neighbours
+        num_chains = len(first)
+        single += _squares(first) + _squares(second)
+        shared += first.mean(axis=0) ** 2 + second.mean(axis=0) ** 2
+        first += second
+        double += _squares(first) / 4
+    apart = _variance(double, num_chains * num_blocks // 2)
+    apart = apart + np.maximum(apart - _variance(single, num_chains * num_blocks), 0.0)
+    variance = np.maximum(apart, _variance(shared, num_blocks))
     return np.sqrt(np.where(variance > 0, variance, np.nan))
 
 
-def _variance(x: Float[np.ndarray, "sample row column"]) -> Float[np.ndarray, "row column"]:
-    """The variance of the mean of uncorrelated samples."""
-    return np.var(x, axis=0, ddof=1) / len(x)
+def _squares(x: Float[np.ndarray, "chain row column"]) -> Float[np.ndarray, "row column"]:
+    return np.einsum("cij,cij->ij", x, x)
+
+
+def _variance(squares: Any, count: int) -> Any:
+    """The variance of the mean of uncorrelated samples, of which the sum of squares is known; nothing of one alone."""
+    return squares / (count * max(1, count - 1))
