@@ -48,7 +48,7 @@ PUBLISHED = [  # end step, Δloss, Δλ̂
 ]
 SIZES = {
     "default": {"embed": 32, "steps": 20_000, "batch": 256, "checkpoints": 24, "chains": 4, "draws": 200},
-    "quick": {"embed": 16, "steps": 800, "batch": 64, "checkpoints": 5, "chains": 2, "draws": 60},
+    "quick": {"embed": 16, "steps": 800, "batch": 64, "checkpoints": 5, "chains": 2, "draws": 100},
     "published": {"embed": 64, "steps": 500_000, "batch": 1024, "checkpoints": 100, "chains": 8, "draws": 500},
 }
 
@@ -170,7 +170,7 @@ def compare(dataset, stages):
     print(f"  λ̂ from {llc[0]:.1f} ± {error[0]:.1f} to {llc[top]:.1f} ± {error[top]:.1f} at step {step[top]:,}")
     print(f"  λ̂ {llc[-1]:.1f} ± {error[-1]:.1f} at the end, {llc[-1] / llc[top] - 1:+.0%} since")
     print(f"  loss from {loss[0]:.2f} to {loss[-1]:.2f}, in-context score from {score[0]:+.2f} to {score[-1]:+.2f}")
-    return llc[top] > max(llc[0], 0) + 5 * error[top] and loss[-1] < loss[0] and score[-1] < -0.5
+    return llc[top] > max(llc[0], 0) + 4 * error[top] and loss[-1] < loss[0] and score[-1] < -0.5
 
 
 def main(size, calibrated):
