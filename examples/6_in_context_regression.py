@@ -12,6 +12,7 @@ training, of 20,000 steps in place of 500,000.
 
 Published, λ̂ rises to 170 at step 40,000, where the network has learnt to regress, and has fallen by a third at step
 320,000. What to look for in a short run is the rise; the last lines put what this run shows beside what is published.
+With --embed 16 --batch 64 --steps 6000 --checkpoints 10 --chains 2 --draws 100 there is one stage, up to λ̂ = 118 ± 5.
 Before the first hundred steps or so a checkpoint is no minimum of its loss, and λ̂ is negative.
 
 Everything is written to in-context-run; called again, it goes on where it was, training too.
