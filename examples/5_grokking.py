@@ -1,6 +1,6 @@
 """Grokking: a network memorises modular addition, and long afterwards learns the rule. λ̂ tells the one from the other.
 
-    uv run python examples/5_grokking.py            # about ten minutes on two cores
+    uv run python examples/5_grokking.py            # about five minutes on two cores
     uv run python examples/5_grokking.py --quick    # under a minute: fewer checkpoints, shorter chains
 
 A network is trained on 45 % of the table of a + b mod 43, with weight decay. Training accuracy comes to 100 % within
@@ -8,9 +8,9 @@ some hundred steps, test accuracy only after more than a thousand. Published is 
 network memorises, and falls while test accuracy rises, with nothing to see in the training accuracy. Here λ̂ does that,
 and falls early: half of the fall has happened where test accuracy is still near 20 %.
 
-The same network without weight decay memorises and never generalises; at equal training loss its λ̂ is two to four
+The same network without weight decay memorises and never generalises; at equal training loss its λ̂ is 1.6 to 3.4
 times as high, though loss and data, and so the landscape, are the same. A third is taught the table with
-30 wrong labels: λ̂ on these, and on 30 that follow the rule.
+30 wrong labels: λ̂ on these ends at 9.8, and on 30 that follow the rule at 7.4.
 
 λ̂ is measured with the training loss, as published. Of that a checkpoint is no minimum before it has memorised, so the
 full setting measures it with the behavioural loss too: how far predictions move from those of the checkpoint, which is
@@ -161,7 +161,7 @@ def order_of_events(dataset):
     print(f"  training accuracy comes to 99 % at step {memorised}, test accuracy at step {generalised}")
     print(f"  λ̂ is highest, {peak['value']:.0f} ± {peak['sd']:.0f}, at step {at(peak, 'step')}")
     after = dataset.isel(checkpoint=dataset["step"].to_numpy() >= peak["step"])
-    halfway = after.isel(checkpoint=np.abs(after["llc"] - (peak["value"] + last) / 2).argmin())
+    halfway = after.isel(checkpoint=np.abs(after["llc"].to_numpy() - (peak["value"] + last) / 2).argmin())
     step, accuracy = int(halfway["step"]), float(halfway["test_accuracy"])
     print(f"  half of its fall is over near step {step}, at a test accuracy of {accuracy:.0%}")
     stages = sltjax.stages(dataset)
@@ -177,6 +177,11 @@ def order_of_events(dataset):
 def at(row, name):
     """A step with its interval."""
     return f"{row[name]:.0f} ({row[name + '_low']:.0f} to {row[name + '_high']:.0f})"
+
+
+def ends(dataset):
+    """λ̂ and its error at the first and the last checkpoint."""
+    return dataset["llc"][[0, -1]], dataset["llc_std_error"][[0, -1]]
 
 
 def at_equal_loss(dataset, losses):
@@ -218,7 +223,7 @@ def figure(decay, no_decay, behavioral, parts):
         ax.set_ylabel("λ̂")
         ax.set_ylim(bottom=0)
     for ax in (over, accuracy, of_parts):
-        ax.set_xscale("log")
+        ax.set(xscale="log", xlim=(25, LAST * 1.2))
     for ax in (over, accuracy, against, of_parts):
         ax.spines[["top", "right"]].set_visible(False)
     for ax in (over, accuracy, against, *([of_parts] if parts else [])):
@@ -256,6 +261,8 @@ def main(quick):
         for name, first in (("exceptions", 0), ("rule", NUM_EXCEPTIONS)):
             part = jax.tree.map(lambda a, first=first: a[first : first + NUM_EXCEPTIONS], strange)
             parts[name] = measure(name, folder / "exceptions", cross_entropy, part, test, numerics)
+            said = (f"{float(llc):.1f} ± {float(error):.1f}" for llc, error in zip(*ends(parts[name]), strict=True))
+            print(f"  λ̂ at the first and the last checkpoint: {', '.join(said)}")
 
     figure(decay, no_decay, behavioral, parts).savefig(folder / "grokking.png", dpi=150)
     print(f"\nfigure  {folder / 'grokking.png'}")
