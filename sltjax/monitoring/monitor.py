@@ -247,7 +247,7 @@ class Monitor:
             )
             manifest = settled(setup, self._store)
             job = setup.job(manifest)
-            check_size(job.observables, setup.posterior.start, job.schedule)
+            check_size(job.observables, setup.posterior, job.schedule)
             self._record = Record(self._store, manifest)
         self.found |= {step: scalars_of(row, self._metrics) for step, row in self._record.rows.items()}
         self._job = job
