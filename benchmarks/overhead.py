@@ -142,12 +142,19 @@ def against(found: dict[str, Any]) -> str:
     for task, entry in found.items():
         rates = {name: statistics.median(each["rate"]) for name, each in entry.items()}
         best = max(rates[name] for name in names[:2])
-        cells = [
-            f"{rates[name]:,.0f}" + ("" if name.startswith("sltjax") else f" (× {best / rates[name]:.1f})")
-            for name in names
-        ]
+        cells = [_rate(rates.get(name), None if name.startswith("sltjax") else best) for name in names]
         lines.append(f"| {task} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _rate(rate: float | None, best: float | None) -> str:
+    if rate is None:
+        return ""
+    return f"{rate:,.0f}" + ("" if best is None else f" (× {best / rate:.1f})")
+
+
+def _mean(values: list[float]) -> str:
+    return f"{np.mean(values):.4g} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.2g}"
 
 
 def agreement(found: dict[str, Any]) -> str:
@@ -155,10 +162,7 @@ def agreement(found: dict[str, Any]) -> str:
     names = list(next(iter(found.values())))
     lines = [f"| task | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for task, entry in found.items():
-        cells = []
-        for name in names:
-            values = entry[name]["llc"]
-            cells.append(f"{np.mean(values):.4g} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.2g}")
+        cells = [_mean(entry[name]["llc"]) if name in entry else "" for name in names]
         lines.append(f"| {task} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
