@@ -2,9 +2,11 @@ import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import sltjax
-from sltjax.demo import FULL, QUICK, Size, exact_llc, plateaus, problem, run_demo, train
+from sltjax.cli import app
+from sltjax.demo import FULL, Size, exact_llc, plateaus, problem, run_demo, train
 
 STAIRCASE = [18, 22, 25.5, 29, 32]
 
@@ -39,5 +41,9 @@ def test_every_plateau_is_right_and_every_transition_found(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_quick_setting_is_rough_but_right(tmp_path):
-    check(run_demo(tmp_path, QUICK, progress=False), 0.15, 0.15)
+def test_the_quick_setting_of_the_command_is_rough_but_right(tmp_path):
+    done = CliRunner().invoke(app, ["demo", "--quick", str(tmp_path / "demo")])
+    assert done.exit_code == 0, done.output
+    assert "plateaus" in done.output
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 0
+    check(sltjax.open_results(tmp_path / "demo" / "results"), 0.15, 0.15)
