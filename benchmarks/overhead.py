@@ -29,7 +29,7 @@ from sltjax.schedule import Schedule
 
 FILE = Path(__file__).parent / "overhead.json"
 TABLE = Path(__file__).parent / "SPEED.md"
-STEPS, TURNS = 40, 9
+STEPS, TURNS = 10, 5
 NOISES = {"±1 noise": rademacher, "Gaussian noise of 16 bits": gaussian16, "Gaussian noise": gaussian}
 SAMPLERS = {
     "LeimkuhlerMatthews": sltjax.LeimkuhlerMatthews(1e-6),
