@@ -229,6 +229,11 @@ def test_within_jit_it_says_what_to_use_there(caplog):
     assert "llc_fn" in caplog.text
 
 
+def test_within_jit_a_traced_step_is_told_the_same():
+    with watch() as monitor, pytest.raises(TypeError, match=r"called within jit; call it between steps, or use"):
+        jax.jit(lambda step: monitor(step, network()))(1)
+
+
 def test_ctrl_c_ends_training_and_chains(monkeypatch):
     """It reaches the training, which waits; the chains end at their next visit to the host."""
     told = []

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +146,7 @@ class Monitor:
             self._held.enter_context(self._store.locked())
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sltjax-monitor")
 
-    def __call__(self, step: int, params: Params) -> Scalars | None:
+    def __call__(self, step: SupportsIndex, params: Params) -> Scalars | None:
         """Measure, if it is time to.
 
         Args:
@@ -161,6 +161,7 @@ class Monitor:
         if self._is_off and self._underway is None:
             return None
         try:
+            _refuse_traced(step)
             return self._visit(operator.index(step), params)
         except Exception as error:
             if self._strict:
@@ -358,9 +359,13 @@ class _Visit:
 
 def _copied(leaf: Any) -> Any:
     """On the device, in the order of its work: before the next step takes the buffer."""
-    if isinstance(leaf, jax.core.Tracer):
-        raise TypeError("the monitor was called within jit; call it between steps, or use sltjax.llc_fn there")
+    _refuse_traced(leaf)
     return jnp.copy(leaf) if isinstance(leaf, jax.Array) else np.array(leaf)
+
+
+def _refuse_traced(value: Any) -> None:
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError("the monitor was called within jit; call it between steps, or use sltjax.llc_fn there")
 
 
 def _devices(params: Params) -> set[jax.Device]:
