@@ -118,7 +118,7 @@ def _pilot(ax: Axes, found: Calibration, checkpoint: int) -> None:
     width = max(1, draws.shape[1] // 25)
     place, stretches = _stretches(draws, width)
     for line, color, dash in zip(stretches, *styles(len(stretches)), strict=True):
-        ax.plot((place + 1) * found.pilot_thin, line, color=color, ls=dash, lw=0.9, alpha=0.8)
+        ax.plot((place + 0.5) * found.pilot_thin, line, color=color, ls=dash, lw=0.9, alpha=0.8)
     ax.axhspan(seen.value - seen.std_error, seen.value + seen.std_error, color=BLACK, alpha=0.12, lw=0)
     ax.axhline(seen.value, color=BLACK, lw=1.2, ls="--", label=f"λ̂ = {with_error(seen.value, seen.std_error)}")
     title = f"Pilot: {len(draws)} chains of {type(found.sampler).__name__}"
