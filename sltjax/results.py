@@ -17,16 +17,16 @@ from sltjax.schedule import Schedule
 from sltjax.store import DamagedUnitError, Store, Unit, make_atomically
 from sltjax.types import Info, Measured, Observable
 
+DRAWN = ("singular_fluctuation", "waic")  # what is made of recorded losses, each with its error
 RESERVED = {
     *("llc", "llc_std_error", "llc_per_chain", "rhat", "ess", "drift", "ok", "verdict", "status", "acceptance", "heat"),
     *("step", "checkpoint", "chain", "draw", "delta_loss", "distance"),
-    *(f"{name}{suffix}" for name in ("singular_fluctuation", "waic") for suffix in ("", "_std_error")),
+    *(f"{name}{suffix}" for name in DRAWN for suffix in ("", "_std_error")),
 }
 UNIT_BYTES = 2**28  # what may be recorded of a checkpoint
 OBSERVED = "observed."  # prefixes that keep the names in a unit apart
 METRIC = "metric."
-LOSSES = OBSERVED + "losses"  # of which the fluctuation and WAIC are made, where they were recorded
-DRAWN = {"singular_fluctuation", "waic"}  # beside the metrics
+LOSSES = OBSERVED + "losses"
 
 Cells: TypeAlias = dict[str, tuple[tuple[str, ...], Any]]
 """One checkpoint's row: name -> (dims, value)."""
@@ -298,4 +298,4 @@ def _stack(name: str, rows: Sequence[Cells], metrics: Set[str]) -> xr.Variable:
     known = np.asarray(known)
     gap = "" if known.dtype.kind == "U" else np.full(known.shape, _gap(known.dtype))
     values = np.stack([np.asarray(row[name][1] if name in row else gap) for row in rows])
-    return xr.Variable(("checkpoint", *dims), values, {"role": "metric"} if name in metrics | DRAWN else None)
+    return xr.Variable(("checkpoint", *dims), values, {"role": "metric"} if name in {*metrics, *DRAWN} else None)

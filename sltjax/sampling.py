@@ -126,9 +126,7 @@ def sample_block(
             schedule.thin,
             data,
             recorders,
-            kinds=kinds_of(sampler, recorders),
-            batch_size=schedule.batch_size,
-            chunk=schedule.chunk,
+            **_shape_of(sampler, recorders, schedule),
             layout=layout,
         )
         if first + schedule.chunk > schedule.burn_in_draws:
@@ -145,6 +143,11 @@ def sample_block(
 
 def _recorders(observables: Mapping[str, Observable]) -> dict[str, Any]:
     return {name: observe.traceable(observable) for name, observable in observables.items()}
+
+
+def _shape_of(sampler: Sampler, recorders: dict[str, Any], schedule: Schedule) -> dict[str, Any]:
+    """What, beside the shapes of arrays, tells the program of a chunk from others."""
+    return {"kinds": kinds_of(sampler, recorders), "batch_size": schedule.batch_size, "chunk": schedule.chunk}
 
 
 def trace_block(
@@ -185,9 +188,7 @@ def trace_block(
             schedule.thin,
             data,
             recorders,
-            kinds=kinds_of(sampler, recorders),
-            batch_size=schedule.batch_size,
-            chunk=chunk,
+            **_shape_of(sampler, recorders, schedule),
             layout=None,
         )
         return states, (trace, look(states, index))
@@ -345,9 +346,7 @@ def lower_block(
         1,
         data,
         jax.tree.map(lambda x: _laid(x, everywhere), jax.eval_shape(lambda x: x, recorders)),
-        kinds=kinds_of(sampler, recorders),
-        batch_size=schedule.batch_size,
-        chunk=schedule.chunk,
+        **_shape_of(sampler, recorders, schedule),
         layout=layout_of(states, mesh),
     )
     return {"condition": condition, "start": start, "advance": advance}

@@ -28,8 +28,7 @@ def llc(trace: Trace, nbeta: float) -> Estimate:
         λ̂ (dimensionless, not clipped at 0) over the chains that stayed finite. A chain that did not is left
         out and named in `health`; where none did, the value is NaN.
     """
-    found = excess(trace, nbeta)
-    return with_warnings(found, *value_doubts(found))
+    return _judged_value(excess(trace, nbeta))
 
 
 def excess(trace: Trace, nbeta: float) -> Estimate:
@@ -40,8 +39,11 @@ def excess(trace: Trace, nbeta: float) -> Estimate:
 
 def judged(estimate: Estimate, trace: Trace) -> Estimate:
     """A λ̂ without the heat of its batches, and with what its own value and its chains' acceptance say against it."""
-    found = judged_acceptance(without_heat(estimate, trace), trace)
-    return with_warnings(found, *value_doubts(found))
+    return _judged_value(judged_acceptance(without_heat(estimate, trace), trace))
+
+
+def _judged_value(estimate: Estimate) -> Estimate:
+    return with_warnings(estimate, *value_doubts(estimate))
 
 
 def value_doubts(estimate: Estimate) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from sltjax import plots
 from sltjax.development import components, essential_dynamics, milestones, smooth
 from sltjax.report.references import BEHAVIORAL, EXACT, LLC, PARTS, STAGES, Reference
-from sltjax.report.tables import DRAWN, checkpoint_rows, ends, milestone_rows, part_rows, reasons, stage_rows
+from sltjax.report.tables import HEADS, checkpoint_rows, ends, milestone_rows, part_rows, reasons, stage_rows
 from sltjax.report.wording import read_json, said_call, said_number, said_numerics, said_settings
 from sltjax.store import write_atomically
 
@@ -98,7 +98,7 @@ def _behind(dataset: xr.Dataset, stages: pd.DataFrame) -> dict[str, Any]:
     failed, ok = np.asarray(dataset["status"]) == "failed", np.asarray(dataset["ok"], bool)
     return {
         "checkpoints": checkpoint_rows(dataset),
-        "drawn": [head for name, head in DRAWN.items() if name in dataset.variables],
+        "drawn": [head for name, head in HEADS.items() if name in dataset.variables],
         "failures": reasons(dataset, failed),
         "warnings": reasons(dataset, ~failed & ~ok),
         "skipped": read_json(dataset.attrs.get("skipped"), []),

@@ -10,8 +10,9 @@ import xarray as xr
 
 from sltjax.plots.drawing import with_error
 from sltjax.report.wording import read_json, said_change, said_interval, said_number, said_places
+from sltjax.results import DRAWN
 
-DRAWN = {"singular_fluctuation": "ν̂ ± std. error", "waic": "WAIC ± std. error"}
+HEADS = dict(zip(DRAWN, ("ν̂ ± std. error", "WAIC ± std. error"), strict=True))
 _BOTH = [f"{name}{suffix}" for name in DRAWN for suffix in ("", "_std_error")]
 _NUMBERS = ("llc", "llc_std_error", "loss", "rhat", "ess")
 
