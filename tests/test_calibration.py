@@ -72,6 +72,7 @@ def test_the_cost_of_a_gradient_is_that_of_its_products():
     assert 6 * 1200 < cost < 1.2 * 6 * 1200
 
 
+@pytest.mark.slow
 def test_data_that_cannot_be_afforded_are_batched_by_their_noise():
     n = 3000
     data = {"x": jax.random.normal(KEY, (n, 3))}
@@ -137,6 +138,7 @@ def test_lengths_follow_the_error_asked_for():
     assert 4 < fine.schedule.num_draws * fine.schedule.thin / (rough.schedule.num_draws * rough.schedule.thin) < 12
 
 
+@pytest.mark.slow
 def test_budgets_are_kept_and_what_was_wanted_is_said():
     problem = posterior(lambda w: jnp.sum(w**2), jnp.zeros(2))
     found = sltjax.calibrate(KEY, problem, DATA, error=0.001, max_chain_steps=100_000)

@@ -201,6 +201,7 @@ def test_plan_says_what_a_run_will_take(run_folder):
     assert not (run_folder / "results").exists()
 
 
+@pytest.mark.slow
 def test_calibrate_settles_what_run_goes_on_with(run_folder):
     recipe = run_folder / "recipe.toml"
     recipe.write_text(RECIPE.replace("num_draws = DRAWS", "max_chain_steps = 20000").replace("batch_size = 32\n", ""))
@@ -253,6 +254,7 @@ def test_two_shards_at_once_share_one_calibration_and_the_work(run_folder):
     np.testing.assert_array_equal(together.delta_loss, alone.delta_loss)
 
 
+@pytest.mark.slow
 def test_parts_have_coefficients_of_their_own(run_folder):
     recipe = run_folder / "recipe.toml"
     with recipe.open("a") as file:

@@ -91,6 +91,7 @@ def test_two_temperatures_need_no_minimum(beside_the_minimum):
     assert found.health.ok
 
 
+@pytest.mark.slow
 def test_nbeta_does_not_matter_to_a_quasi_homogeneous_loss():
     truth = quasi_homogeneous(jax.random.key(0), [2, 4], num_examples=64)
     curve = llc_curve(jax.random.key(1), truth.loss, truth.params, truth.data, nbeta=100 * OCTAVES, gamma=1e-3)

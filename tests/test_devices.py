@@ -44,7 +44,15 @@ def read(folder):
     return xr.load_dataset(Path(folder) / "dataset.nc", engine="h5netcdf")
 
 
-@pytest.mark.parametrize(("devices", "sizes"), [(2, "2,1,1"), (8, "8,1,1"), (8, "4,2,1"), (4, "2,1,2")])
+@pytest.mark.parametrize(
+    ("devices", "sizes"),
+    [
+        pytest.param(2, "2,1,1", marks=pytest.mark.slow),
+        pytest.param(8, "8,1,1", marks=pytest.mark.slow),
+        (8, "4,2,1"),
+        (4, "2,1,2"),
+    ],
+)
 def test_the_same_draws_on_any_number_of_devices(alone, tmp_path, devices, sizes):
     """Trust 17: the same noise and batches; equal to rounding, which grows along chains that move far."""
     finish(start("sweep", tmp_path, sizes, devices=devices))

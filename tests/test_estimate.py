@@ -21,6 +21,7 @@ def test_quadratic(curvatures):
     close(estimate, localized_llc(np.array(curvatures), sltjax.default_nbeta(2000), 1.0), bias=0.01)
 
 
+@pytest.mark.slow
 def test_quasi_homogeneous():
     truth = quasi_homogeneous(jax.random.key(0), [2, 4])
     estimate = sltjax.estimate_llc(jax.random.key(1), truth.loss, truth.params, truth.data, nbeta=100.0, gamma=1e-3)
@@ -46,6 +47,7 @@ def test_the_users_parameters_are_left_alone():
     assert first.value == again.value
 
 
+@pytest.mark.slow
 def test_select_samples_a_part():
     def loss(params, batch):
         return batch * (jnp.sum(params["a"] ** 2) + jnp.sum(params["b"] ** 2))

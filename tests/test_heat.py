@@ -60,6 +60,7 @@ def test_heat_is_left_out_where_there_is_none_or_theory_is_silent():
     assert squared_step(SGLD(0.1)) == 0.1
 
 
+@pytest.mark.slow
 def test_what_batches_add_is_taken_off():
     x = 1 + 0.9 * jax.random.normal(KEY, (500,))
     lengths = {"num_chains": 8, "num_draws": 4000, "thin": 2, "burn_in": 500, "nbeta": 100.0}

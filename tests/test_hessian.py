@@ -120,6 +120,7 @@ def network(loss=None, **sizes):
     return truth, spectrum, np.linalg.eigvalsh(np.asarray(dense, np.float64))
 
 
+@pytest.mark.slow
 def test_a_small_network_is_exact_whatever_the_pieces():
     truth, spectrum, exact = network(piece=16)
     assert spectrum.is_exact

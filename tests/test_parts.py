@@ -73,7 +73,11 @@ def unit_variance(num_examples):
 
 @pytest.mark.parametrize(
     ("pattern", "index", "kept"),
-    [("b", "", [2, 3, 4]), ("b", "1:", [3, 4]), pytest.param("a|b", "0", [0, 2], marks=pytest.mark.slow)],
+    [
+        ("b", "1:", [3, 4]),
+        pytest.param("b", "", [2, 3, 4], marks=pytest.mark.slow),
+        pytest.param("a|b", "0", [0, 2], marks=pytest.mark.slow),
+    ],
 )
 def test_the_coefficient_of_a_part_is_exact(pattern, index, kept):
     params = {"a": np.zeros(2, np.float32), "b": np.zeros(3, np.float32)}
@@ -89,6 +93,7 @@ def test_the_coefficient_of_a_part_is_exact(pattern, index, kept):
     assert_agrees(estimate, np.sum(100 * CURVATURES[kept] / (100 * CURVATURES[kept] + 10)) / 2, cap=0.03)
 
 
+@pytest.mark.slow
 def test_a_sweep_of_a_part_holds_the_rest_where_each_checkpoint_has_it():
     """The frozen factor b scales the curvature of a, another at each checkpoint: λ̂ = ½ Σ nβ·b² / (nβ·b² + γ)."""
 

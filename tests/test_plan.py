@@ -55,6 +55,7 @@ def test_it_measures_what_only_a_run_tells(settled):
     assert 0 < found.seconds[0] < 60
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_block():
     narrow, wide = (
         plan(KEY, loss, source(), DATA, sampler=sltjax.SGLD(1e-4), **{**SETTLED, "block_size": size}).memory
