@@ -188,6 +188,7 @@ def main() -> None:
     up, down, further = (149, 0.35, 0.05), (-12, 0.6, 0.015), (-44, 0.85, 0.015)
     rows = [
         *(flat(n, noise, level) for n in (60, 100) for noise in (1.0, 1.5) for level in (20, 0)),
+        *(flat(n, noise, 20) for n in (8, 12, 25) for noise in (1.0, 1.5)),
         flat(100, 1.0, 20, failed=0.3),
         *(staircase(n, error, wrinkle) for error in (0.3, 0.8) for n in (60, 120) for wrinkle in (0, 0.03)),
         *(staircase(n, 0.3, 0, noise=1.5) for n in (60, 120)),
