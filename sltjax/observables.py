@@ -1,7 +1,7 @@
 """What may be recorded at a draw: functions (params, info) -> arrays, where info is what the step saw there."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -74,12 +74,14 @@ class PartLosses:
         loss: as in `Losses`.
         examples: over which it is averaged, pytree of arrays [example, ...].
         parts: the selections, in order.
+        names: what they are called.
         posterior: the one that is sampled; None until then.
     """
 
     loss: Any
     examples: Batch
     parts: tuple[Callable[[Params], Params], ...] = struct.field(pytree_node=False)
+    names: tuple[str, ...] = struct.field(pytree_node=False)
     posterior: LocalPosterior | None = None
 
     def of(self, posterior: LocalPosterior) -> "PartLosses":
@@ -105,18 +107,23 @@ class PartLosses:
         return jnp.stack(means).astype(jnp.float32)
 
 
-def part_losses(loss: Loss, parts: Iterable[Callable[[Params], Params]], examples: Batch) -> PartLosses:
+def part_losses(
+    loss: Loss, parts: Mapping[str, Callable[[Params], Params]] | Iterable[Callable[[Params], Params]], examples: Batch
+) -> PartLosses:
     """Record L(w_C, w*_rest), the mean loss where part C alone moves and the rest is at w*: [chain, draw, part].
 
     A forward pass over the examples for each part at every draw; their covariances say which parts act on one another
-    (`sltjax.loss_interactions`).
+    (`sltjax.loss_interactions`). By convention they are recorded under the name "part_losses".
 
     Args:
         loss: per-example losses of the whole parameters, as for `losses`.
-        parts: params -> a part of them, such as `sltjax.part("blocks/0/.*")`.
+        parts: params -> a part of them, such as `sltjax.part("blocks/0/.*")`, by their names; without names they are
+            called "0", "1", ….
         examples: pytree of arrays [example, ...].
     """
-    return PartLosses(loss if isinstance(loss, BehavioralLoss) else jax.tree_util.Partial(loss), examples, tuple(parts))
+    named = parts if isinstance(parts, Mapping) else {str(place): each for place, each in enumerate(parts)}
+    kept = loss if isinstance(loss, BehavioralLoss) else jax.tree_util.Partial(loss)
+    return PartLosses(kept, examples, tuple(named.values()), tuple(named))
 
 
 def bind(observable: Observable, posterior: LocalPosterior) -> Observable:

@@ -10,23 +10,23 @@ import jax
 import numpy as np
 import xarray as xr
 
-from sltjax.estimators import llc, singular_fluctuation, waic
+from sltjax import columns
+from sltjax.columns import COLUMNS, HESSIAN, Sampled
+from sltjax.estimators import llc, with_rank_check
 from sltjax.observables import bind
 from sltjax.posterior import LocalPosterior
 from sltjax.schedule import Schedule
 from sltjax.store import DamagedUnitError, Store, Unit, make_atomically
-from sltjax.types import Info, Measured, Observable
+from sltjax.types import Estimate, Info, Measured, Observable
 
-DRAWN = ("singular_fluctuation", "waic")  # what is made of recorded losses, each with its error
 RESERVED = {
     *("llc", "llc_std_error", "llc_per_chain", "rhat", "ess", "drift", "ok", "verdict", "status", "acceptance", "heat"),
     *("step", "checkpoint", "chain", "draw", "delta_loss", "distance"),
-    *(f"{name}{suffix}" for name in DRAWN for suffix in ("", "_std_error")),
+    *("example", "query", "component", "other", *columns.RESERVED),
 }
 UNIT_BYTES = 2**28  # what may be recorded of a checkpoint
 OBSERVED = "observed."  # prefixes that keep the names in a unit apart
 METRIC = "metric."
-LOSSES = OBSERVED + "losses"
 
 Cells: TypeAlias = dict[str, tuple[tuple[str, ...], Any]]
 """One checkpoint's row: name -> (dims, value)."""
@@ -51,16 +51,16 @@ def to_dataset(
 
     Returns:
         Per checkpoint: `llc`, `llc_std_error`, `rhat`, `ess`, `drift`, `ok`, `verdict`, `status` ("done" or
-        "failed"), `loss` (L_n(w*), or the metric of that name) and the metrics; per chain `llc_per_chain` and, for
-        batches, `heat`, what their noise had added to λ̂ and was taken off; per draw the observables. Where one of them
-        is "losses", as `observables.losses` records them, `singular_fluctuation` of the examples recorded and, at
-        nβ = n, their `waic`, each with its `_std_error`. Rows of failed checkpoints are NaN.
+        "failed"), `loss` (L_n(w*), or the metric of that name), the metrics, and the columns of `sltjax.columns` that
+        were asked for; per chain `llc_per_chain` and, for batches, `heat`, what their noise had added to λ̂ and was
+        taken off; per draw the observables. Metrics of several arrays are `name.key`. Rows of failed checkpoints are
+        NaN.
     """
     steps = [step for step in steps if step in units or step in failures]
     rows = [row_of(units.get(step), failures.get(step), manifest) for step in steps]
-    draws = [_draws(units[step]) if step in units else {} for step in steps]
+    arrays = [_arrays(units[step], manifest) if step in units else {} for step in steps]
     metrics = {name.removeprefix(METRIC) for unit in units.values() for name in unit if name.startswith(METRIC)}
-    return assemble(steps, [row | drawn for row, drawn in zip(rows, draws, strict=True)], metrics, manifest)
+    return assemble(steps, [row | more for row, more in zip(rows, arrays, strict=True)], metrics, manifest)
 
 
 def write_results(store: Store, steps: Sequence[int], failures: Mapping[int, str]) -> Path:
@@ -92,7 +92,7 @@ def write_results(store: Store, steps: Sequence[int], failures: Mapping[int, str
         table.to_netcdf(temporary, engine="h5netcdf")
         units = ((row, _sound(store, step)) for row, step in enumerate(rows))
         gaps = any(step in failures for step in rows)
-        _append_draws(temporary, ((row, _draws(unit)) for row, unit in units if unit is not None), gaps)
+        _append(temporary, ((row, _arrays(unit, manifest)) for row, unit in units if unit is not None), gaps)
 
     make_atomically(path, write)
     return path
@@ -105,8 +105,8 @@ def _sound(store: Store, step: int) -> Unit | None:
         return None
 
 
-def _append_draws(path: Path, units: Iterable[tuple[int, Cells]], gaps: bool) -> None:
-    """Add what was recorded at every draw to a netCDF file, row by row; rows without, if there are gaps, stay NaN."""
+def _append(path: Path, units: Iterable[tuple[int, Cells]], gaps: bool) -> None:
+    """Add what is large to a netCDF file, row by row; rows without, if there are gaps, stay NaN."""
     import h5netcdf
 
     with h5netcdf.File(path, "a") as file:
@@ -152,7 +152,8 @@ def assemble(steps: Sequence[int], rows: Sequence[Cells], metrics: Set[str], man
         },
         **{name: value for name, value in manifest.items() if isinstance(value, str)},
     }
-    dataset = xr.Dataset(variables, {"step": ("checkpoint", np.asarray(steps, np.int64))}, attrs)
+    places = {"step": ("checkpoint", np.asarray(steps, np.int64)), **columns.coordinates(_asked(manifest))}
+    dataset = xr.Dataset(variables, places, attrs)
     return dataset.assign_coords(
         {dim: np.arange(dataset.sizes[dim]) for dim in ("chain", "draw") if dim in dataset.dims}
     )
@@ -244,9 +245,14 @@ def row_of(unit: Unit | None, failure: str | None, manifest: Mapping[str, Any]) 
     if unit is None:
         scalars: dict[str, Any] = {"llc": np.nan, "ok": False, "status": "failed", "verdict": failure}
         return {name: ((), value) for name, value in scalars.items()}
-    trace = {name: unit[key] for name, key in JUDGED.items() if key in unit}
-    estimate = llc(trace, manifest["definition"]["nbeta"])
+    seen = _seen(unit, manifest)
+    definition, asked = seen.definition, _asked(manifest)
+    estimate = seen.llc
+    if HESSIAN in asked and definition["gamma"] > 0:
+        spectrum = columns.spectrum_of(seen.metrics)
+        estimate = with_rank_check(estimate, spectrum, definition["nbeta"], definition["gamma"])
     health = estimate.health
+    numbers = columns.numbers_of(seen, asked)
     scalars = {
         "llc": estimate.value,
         "llc_std_error": estimate.std_error,
@@ -254,42 +260,52 @@ def row_of(unit: Unit | None, failure: str | None, manifest: Mapping[str, Any]) 
         "ess": health.ess,
         "drift": health.drift,
         "ok": health.ok,
-        "verdict": "; ".join(health.messages),
+        "verdict": "; ".join([*health.messages, *_warnings(numbers, health.messages)]),
         "status": "done",
         "loss": unit["anchor_loss"],
         **({"acceptance": unit["acceptance"]} if "acceptance" in unit else {}),
+        **{name: found.value for name, found in numbers.items()},
+        **{f"{name}_std_error": found.std_error for name, found in numbers.items()},
     }
-    if LOSSES in unit and np.ndim(unit[LOSSES]) == 3:
-        scalars |= _of_losses(unit[LOSSES], manifest["definition"])
     cells: Cells = {name: ((), value) for name, value in scalars.items()}
     cells["llc_per_chain"] = (("chain",), estimate.per_chain)
     if "heat" in unit:
         cells["heat"] = (("chain",), unit["heat"])
-    for name, value in unit.items():
-        if name.startswith(METRIC):
-            name = name.removeprefix(METRIC)
-            cells[name] = (tuple(f"{name}_{axis}" for axis in range(value.ndim)), value)
+    for name, value in seen.metrics.items():
+        cells[name] = (tuple(f"{name}_{axis}" for axis in range(value.ndim)), value)
     return cells
 
 
-def _of_losses(losses: np.ndarray, definition: Mapping[str, Any]) -> dict[str, float]:
-    """What per-example losses say of generalisation."""
-    beta = definition["nbeta"] / definition["data"]["num_examples"]
-    trace = {"losses": losses}
-    found = {"singular_fluctuation": singular_fluctuation(trace, beta)}
-    if math.isclose(beta, 1, rel_tol=1e-6):
-        found["waic"] = waic(trace)
-    values = {name: estimate.value for name, estimate in found.items()}
-    return values | {f"{name}_std_error": estimate.std_error for name, estimate in found.items()}
+def _asked(manifest: Mapping[str, Any]) -> columns.Asked:
+    return manifest.get("diagnostics", {})
 
 
-def _draws(unit: Unit) -> Cells:
-    """What was recorded at every draw."""
+def _seen(unit: Unit, manifest: Mapping[str, Any]) -> Sampled:
+    """A unit as diagnostics see it."""
+    recorded, metrics = (
+        {name.removeprefix(prefix): value for name, value in unit.items() if name.startswith(prefix)}
+        for prefix in (OBSERVED, METRIC)
+    )
+    judged = {name: unit[key] for name, key in JUDGED.items() if key in unit}
+    definition = manifest["definition"]
+    return Sampled(recorded | judged, metrics, float(unit["anchor_loss"]), llc(judged, definition["nbeta"]), definition)
+
+
+def _warnings(numbers: Mapping[str, Any], told: Sequence[str]) -> list[str]:
+    """What is wrong with diagnostics, and not with λ̂."""
+    health = {name: found.health for name, found in numbers.items() if isinstance(found, Estimate)}
+    return [f"{name}: {said}" for name, each in health.items() for said in each.messages if said not in told]
+
+
+def _arrays(unit: Unit, manifest: Mapping[str, Any]) -> Cells:
+    """What was recorded at every draw, and what is made of it for every example or component."""
     cells: Cells = {}
     for name, value in unit.items():
         if name.startswith(OBSERVED):
             name = name.removeprefix(OBSERVED)
             cells[name] = (("chain", "draw", *(f"{name}_{axis}" for axis in range(value.ndim - 2))), value)
+    if any(name in columns.ARRAYS for name in _asked(manifest)):
+        cells |= columns.arrays_of(_seen(unit, manifest), _asked(manifest))
     return cells
 
 
@@ -298,4 +314,5 @@ def _stack(name: str, rows: Sequence[Cells], metrics: Set[str]) -> xr.Variable:
     known = np.asarray(known)
     gap = "" if known.dtype.kind == "U" else np.full(known.shape, _gap(known.dtype))
     values = np.stack([np.asarray(row[name][1] if name in row else gap) for row in rows])
-    return xr.Variable(("checkpoint", *dims), values, {"role": "metric"} if name in {*metrics, *DRAWN} else None)
+    role = "diagnostic" if name in COLUMNS else "metric" if name in metrics and not name.startswith(HESSIAN) else None
+    return xr.Variable(("checkpoint", *dims), values, {"role": role} if role else None)

@@ -269,6 +269,35 @@ def test_parts_have_coefficients_of_their_own(run_folder):
     assert (run_folder / "results" / "components.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_diagnostics_of_a_recipe_are_columns_and_in_the_report(run_folder):
+    more = """
+def training_loss(params, batch):
+    return jnp.sum((apply(params, batch) - batch["x"]) ** 2, axis=1) / 2
+
+def half_norm(params, info):
+    return norm(params, None) / 2
+"""
+    (run_folder / "cli_diagnosed.py").write_text(MODEL + more)
+    text = RECIPE.replace("DRAWS", "20").replace("cli_model:loss", "cli_model:training_loss")
+    asked = 'observables = ["wbic", "hessian", "influence", "susceptibility", "interactions", "cli_model:half_norm"]\n'
+    parts = '[parts.in]\nweights = "a"\n[parts.out]\nweights = "b"\n'
+    recipe = run_folder / "recipe.toml"
+    text = text.replace("[checkpoints]", asked + "[checkpoints]").replace("cli_model", "cli_diagnosed")
+    recipe.write_text(text + 'sampler = { name = "SGLD", step_size = 0.001 }\n' + parts)
+    result = invoke("run", recipe)
+    assert result.exit_code == 0, result.output
+    whole, parts = sltjax.open_results(run_folder / "results"), sltjax.open_parts(run_folder / "results")
+    assert whole.component.values.tolist() == ["in", "out"]
+    for name in ("wbic", "hessian_trace", "influence", "susceptibility", "interactions", "half_norm"):
+        assert np.isfinite(whole[name]).any(), name
+    assert not {"interactions", "half_norm"}.intersection(parts["in"])
+    assert parts["in"].susceptibility.shape == (10, 64)
+    page = (run_folder / "results" / "report.html").read_text()
+    for said in ("susceptibilities of parts", "interactions of parts", "influences between examples"):
+        assert said in page
+
+
 def test_help_names_the_commands():
     text = invoke("--help").output
     for command in ("demo", "plan", "calibrate", "run", "report"):

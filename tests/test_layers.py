@@ -24,7 +24,7 @@ LAYERS = [
     {"estimate", "traced"},
     {"definition"},
     {"evidence", "selection"},
-    {"fingerprint", "store"},
+    {"fingerprint", "store", "columns"},
     {"results"},
     {"development"},
     {"plots"},

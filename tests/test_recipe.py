@@ -53,6 +53,8 @@ def test_defaults_and_relative_paths(tmp_path):
         (GOOD + "[devices]\nchains = 2", "devices.chains: unknown key; did you mean chain?"),
         (GOOD + '[engine]\nname = "rya"', "engine.name: Input should be 'local' or 'ray'"),
         (GOOD + "[engine]\nretry = 2", "engine.retry: unknown key; did you mean retries?"),
+        (GOOD.replace("[checkpoints]", 'observables = ["wbicc"]\n[checkpoints]'), "did you mean 'wbic'?"),
+        (GOOD.replace("[checkpoints]", "observables = 3\n[checkpoints]"), "expected a list of diagnostics and"),
         ("store = ", "is not TOML"),
     ],
 )

@@ -343,7 +343,7 @@ def test_recorded_losses_become_columns_with_errors(tmp_path):
     expected = [singular_fluctuation({"losses": drawn}, nbeta / n).value for drawn in found["losses"].values]
     np.testing.assert_allclose(found["singular_fluctuation"], expected)
     assert (found["singular_fluctuation_std_error"] > 0).all()
-    assert found["singular_fluctuation"].attrs["role"] == "metric"
+    assert found["singular_fluctuation"].attrs["role"] == "diagnostic"
     assert "waic" not in found
     whole = run(observables=recorded, nbeta=float(n))
     expected = [waic({"losses": drawn}).value for drawn in whole["losses"].values]

@@ -4,7 +4,7 @@ from sltjax.estimators.covariances import Covariance, correlation, covariance
 from sltjax.estimators.free_energies import free_energy, wbic
 from sltjax.estimators.functional_variance import singular_fluctuation, waic
 from sltjax.estimators.grouping import average_linkage
-from sltjax.estimators.hessian import HessianSpectrum, hessian_spectra, hessian_spectrum, with_rank_check
+from sltjax.estimators.hessian import HessianMetric, HessianSpectrum, hessian_spectra, hessian_spectrum, with_rank_check
 from sltjax.estimators.influence import Strongest, bayesian_influence, strongest
 from sltjax.estimators.kernel import Embedding, kernel_pca, loss_kernel, spectral_embedding, umap_embedding
 from sltjax.estimators.learning_coefficient import HEAT_DOUBT, llc
@@ -19,6 +19,7 @@ __all__ = [
     "HEAT_DOUBT",
     "Covariance",
     "Embedding",
+    "HessianMetric",
     "HessianSpectrum",
     "Interactions",
     "MultiplicityFit",

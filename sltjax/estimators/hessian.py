@@ -10,6 +10,7 @@ these swing about the truth, and their mean and spread are the value and what is
 together would be as many as H has columns, H itself is computed, and everything is exact.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -216,6 +217,40 @@ def hessian_spectra(
     return tuple(HessianSpectrum(*each) for each in arrays)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class HessianMetric:
+    """The spectrum at every checkpoint of a sweep, as one of its metrics; arguments as for `hessian_spectrum`.
+
+    Attributes:
+        key: of the random vectors, the same at every checkpoint.
+        loss: per-example losses.
+        select: params -> a part of them.
+        num_probes: P.
+        num_products: of each.
+        num_top: largest eigenvalues.
+        piece: examples in memory at once.
+    """
+
+    key: RngKey
+    loss: Loss
+    select: Callable[[Params], Params] | None = None
+    num_probes: int = 16
+    num_products: int = 64
+    num_top: int = 10
+    piece: int = PIECE
+
+    @property
+    def copies(self) -> int:
+        """How many copies of the parameters it takes in memory at a checkpoint."""
+        return self.num_products + 6 * self.num_top
+
+    def __call__(self, params: Params, data: Batch) -> dict[str, Array]:
+        """The attributes of `HessianSpectrum` by their names."""
+        posterior = LocalPosterior(self.loss, params, 1.0, 1.0, select=self.select)
+        found = _spectrum(self.key, posterior, data, self.num_probes, self.num_products, self.num_top, self.piece)
+        return dict(zip((field.name for field in dataclasses.fields(HessianSpectrum)), found, strict=True))
+
+
 def with_rank_check(llc: Estimate, spectrum: HessianSpectrum, nbeta: float, gamma: float) -> Estimate:
     """λ̂, warned of where it is below half the effective count of the Hessian, as λ cannot be (Watanabe 2009).
 
@@ -255,15 +290,18 @@ def _spectra(
     num_top: int,
     piece: int,
 ) -> Arrays:
-    def at_checkpoint(anchor: Params) -> Arrays:
-        posterior = posteriors.at(anchor)
-        start, unravel = ravel_pytree(posterior.start)
-        product = hessian_product(lambda w: mean_loss(posterior.losses, unravel(w), data, piece), start)
-        if start.size <= num_probes * num_products:
-            return _exact(product, start.size, num_top)
-        return _stochastic(as_threefry(key), product, start, num_probes, num_products, num_top)
+    sizes = num_probes, num_products, num_top, piece
+    return jax.vmap(lambda anchor: _spectrum(key, posteriors.at(anchor), data, *sizes))(posteriors.anchor)
 
-    return jax.vmap(at_checkpoint)(posteriors.anchor)
+
+def _spectrum(
+    key: RngKey, posterior: LocalPosterior, data: Batch, num_probes: int, num_products: int, num_top: int, piece: int
+) -> Arrays:
+    start, unravel = ravel_pytree(posterior.start)
+    product = hessian_product(lambda w: mean_loss(posterior.losses, unravel(w), data, piece), start)
+    if start.size <= num_probes * num_products:
+        return _exact(product, start.size, num_top)
+    return _stochastic(as_threefry(key), product, start, num_probes, num_products, num_top)
 
 
 def _exact(product: Product, size: int, num_top: int) -> Arrays:

@@ -2,6 +2,7 @@
 
 from sltjax.plots.chains import calibration, traces
 from sltjax.plots.covariances import embedding, matrix, susceptibilities
+from sltjax.plots.diagnostics import diagnostics, interactions
 from sltjax.plots.grid import definition
 from sltjax.plots.parts import components
 from sltjax.plots.run import development
@@ -13,7 +14,9 @@ __all__ = [
     "components",
     "definition",
     "development",
+    "diagnostics",
     "embedding",
+    "interactions",
     "matrix",
     "spectral_density",
     "susceptibilities",

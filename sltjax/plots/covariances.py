@@ -32,7 +32,7 @@ def matrix(found: Covariance, labels: Sequence[Any] | None = None, *, name: str 
     order = np.argsort(kind_of, kind="stable")
     figure = Figure(figsize=(5.6, 4.6), layout="constrained")
     ax = figure.subplots()
-    _heat(figure, ax, found.value[np.ix_(order, order)], name)
+    draw_heat(figure, ax, found.value[np.ix_(order, order)], name)
     kinds, first, counts = np.unique(kind_of[order], return_index=True, return_counts=True)
     if len(kinds) > 1:
         for edge in first[1:]:
@@ -86,11 +86,11 @@ def susceptibilities(found: Susceptibilities, low_rank: Structure | None = None)
     figure = Figure(figsize=(7.2, 1.4 + 0.32 * min(MOST_TICKS, len(found.components))), layout="constrained")
     ax = figure.subplots()
     if low_rank is None:
-        _heat(figure, ax, found.value / found.std_error, "χ / std. error")
+        draw_heat(figure, ax, found.value / found.std_error, "χ / std. error")
         ax.set_xlabel("example")
     else:
         order = np.argsort(low_rank.examples[:, 0])
-        _heat(figure, ax, low_rank.standardised[:, order], "standardised χ")
+        draw_heat(figure, ax, low_rank.standardised[:, order], "standardised χ")
         ax.set_xlabel(f"example, by its score on the first factor ({low_rank.explained[0]:.0%})")
     if len(found.components) <= MOST_TICKS:
         ax.set_yticks(range(len(found.components)), found.components, fontsize=8)
@@ -99,7 +99,7 @@ def susceptibilities(found: Susceptibilities, low_rank: Structure | None = None)
     return figure
 
 
-def _heat(figure: Figure, ax: Axes, value: np.ndarray, name: str) -> None:
+def draw_heat(figure: Figure, ax: Axes, value: np.ndarray, name: str) -> None:
     """Colours about 0, purple below and orange above, up to the 99th percentile of sizes."""
     largest = float(np.nanpercentile(np.abs(value), 99)) or 1.0
     image = ax.imshow(value, cmap="PuOr_r", vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest")

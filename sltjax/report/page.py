@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from sltjax import plots
 from sltjax.development import components, essential_dynamics, milestones, smooth
-from sltjax.report.references import BEHAVIORAL, EXACT, LLC, PARTS, STAGES, Reference
+from sltjax.report import diagnostics, references
+from sltjax.report.references import Reference
 from sltjax.report.tables import HEADS, checkpoint_rows, ends, milestone_rows, part_rows, reasons, stage_rows
 from sltjax.report.wording import read_json, said_call, said_number, said_numerics, said_settings
 from sltjax.store import write_atomically
@@ -67,8 +68,14 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    content = _found(dataset, stages) | _behind(dataset, stages) | _parts(parts or {}) | _definition(dataset.attrs)
-    cited = _cited(dataset, stages, bool(content["trajectories"]), bool(parts), content["behavioral"])
+    content = (
+        _found(dataset, stages)
+        | _parts(parts or {})
+        | _beside(dataset, parts or {})
+        | _behind(dataset, stages)
+        | _definition(dataset.attrs)
+    )
+    cited = _cited(dataset, stages, bool(content["trajectories"]), parts or {}, content["behavioral"])
     page = environment.get_template("template.html.j2").render(**content, cited=cited, recipe=recipe.strip())
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +137,12 @@ def _parts(parts: Mapping[str, xr.Dataset]) -> dict[str, Any]:
     return {"components": part_rows(found, parts), "components_figure": figure}
 
 
+def _beside(dataset: xr.Dataset, parts: Mapping[str, xr.Dataset]) -> dict[str, Any]:
+    """What was found beside λ̂."""
+    drawn = [(_svg(figure, said), said, caption) for figure, said, caption in diagnostics.figures(dataset, parts)]
+    return {"diagnostics": drawn, "pairs": diagnostics.strongest_pairs(dataset)}
+
+
 def _trajectories(dataset: xr.Dataset, stages: pd.DataFrame) -> Markup | str:
     """The figure of how outputs move; "" where none were recorded, or there are too few to move."""
     if OUTPUTS not in dataset.variables or _num_known(dataset) < 3:
@@ -184,15 +197,20 @@ def _summary(dataset: xr.Dataset, stages: pd.DataFrame) -> str:
 
 
 def _cited(
-    dataset: xr.Dataset, stages: pd.DataFrame, trajectories: bool, parts: bool, behavioral: bool
+    dataset: xr.Dataset, stages: pd.DataFrame, trajectories: bool, parts: Mapping[str, xr.Dataset], behavioral: bool
 ) -> list[Reference]:
     """What the report's contents come from."""
     applies = {
-        LLC: True,
-        BEHAVIORAL: behavioral,
-        STAGES: len(stages) > 0 or trajectories,
-        PARTS: parts,
-        EXACT: "exact_llc" in dataset,
+        references.LLC: True,
+        references.BEHAVIORAL: behavioral,
+        references.STAGES: len(stages) > 0 or trajectories,
+        references.PARTS: bool(parts),
+        references.WBIC: "wbic" in dataset,
+        references.WAIC: "waic" in dataset or "singular_fluctuation" in dataset,
+        references.INFLUENCE: "influence" in dataset,
+        references.SUSCEPTIBILITIES: any("susceptibility" in part for part in parts.values()),
+        references.HESSIAN: "hessian_trace" in dataset,
+        references.EXACT: "exact_llc" in dataset,
     }
     return [reference for reference, applying in applies.items() if applying]
 

@@ -88,3 +88,44 @@ EXACT = Reference(
     2024,
     "Neural Networks",
 )
+WBIC = Reference(
+    "WBIC",
+    "watanabe2013widely",
+    "Watanabe, Sumio",
+    "A Widely Applicable Bayesian Information Criterion",
+    2013,
+    "Journal of Machine Learning Research",
+)
+WAIC = Reference(
+    "WAIC and the singular fluctuation",
+    "watanabe2010asymptotic",
+    "Watanabe, Sumio",
+    "Asymptotic Equivalence of Bayes Cross Validation and Widely Applicable Information Criterion in Singular "
+    "Learning Theory",
+    2010,
+    "Journal of Machine Learning Research",
+)
+INFLUENCE = Reference(
+    "Influences between examples",
+    "kreer2025bayesian",
+    "Kreer, Philipp Alexander and Wu, Wilson and Adam, Maxwell and Furman, Zach and Hoogland, Jesse",
+    "Bayesian Influence Functions for Hessian-Free Data Attribution",
+    2025,
+    "2509.26544",
+)
+SUSCEPTIBILITIES = Reference(
+    "Susceptibilities of parts",
+    "baker2025structural",
+    "Baker, Garrett and Wang, George and Hoogland, Jesse and Murfet, Daniel",
+    "Structural Inference: Interpreting Small Language Models with Susceptibilities",
+    2025,
+    "2504.18274",
+)
+HESSIAN = Reference(
+    "The spectrum of the Hessian",
+    "ghorbani2019investigation",
+    "Ghorbani, Behrooz and Krishnan, Shankar and Xiao, Ying",
+    "An Investigation into Neural Net Optimization via Hessian Eigenvalue Density",
+    2019,
+    "1901.10159",
+)

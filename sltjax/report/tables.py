@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from sltjax.columns import COLUMNS
 from sltjax.plots.drawing import with_error
 from sltjax.report.wording import read_json, said_change, said_interval, said_number, said_places
-from sltjax.results import DRAWN
 
-HEADS = dict(zip(DRAWN, ("ν̂ ± std. error", "WAIC ± std. error"), strict=True))
-_BOTH = [f"{name}{suffix}" for name in DRAWN for suffix in ("", "_std_error")]
+HEADS = dict(zip(COLUMNS, ("WBIC", "free energy", "ν̂", "WAIC", "tr H", "rank H", "held by H"), strict=True))
+_BOTH = [f"{name}{suffix}" for name in COLUMNS for suffix in ("", "_std_error")]
 _NUMBERS = ("llc", "llc_std_error", "loss", "rhat", "ess")
 
 
@@ -67,7 +67,7 @@ def checkpoint_rows(dataset: xr.Dataset) -> list[dict[str, Cell]]:
         value = {name: float(columns.get(name, blank)[k]) for name in (*_NUMBERS, *_BOTH)}
         more = {
             name: Cell(with_error(value[name], value[f"{name}_std_error"]), _key(value[name]))
-            for name in DRAWN
+            for name in COLUMNS
             if name in columns
         }
         rows.append(

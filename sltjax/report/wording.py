@@ -108,6 +108,8 @@ def said_call(attrs: Mapping[str, Any]) -> str:
     ]
     if "part" in definition:
         lines.append(f"select=sltjax.part({definition['part']['select']!r}),")
+    if asked := list(read_json(attrs.get("diagnostics"), {})):
+        lines.append(f"diagnostics={asked!r},")
     lines += [f"{name}={_argument(value)}," for name, value in numerics.items() if not _is_calibrated(value)]
     return "sltjax.sweep(\n" + "".join(f"    {line}\n" for line in lines) + ")"
 

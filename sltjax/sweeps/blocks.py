@@ -197,7 +197,7 @@ class Job:
             "acceptance": trace.pop("acceptance").mean(axis=(1, 2)),
             **({"heat": trace.pop("heat")} if "heat" in trace else {}),
             **{OBSERVED + name: values for name, values in trace.items()},
-            **{METRIC + name: _evaluate(metric, anchors, self.placed_data) for name, metric in self.metrics.items()},
+            **self._evaluated(anchors),
         }
         whole = fetch(stacked)
         return {
@@ -205,6 +205,15 @@ class Job:
             for slot, step in enumerate(steps)
             if step in usable
         }
+
+    def _evaluated(self, anchors: Params) -> dict[str, Array]:
+        """The metrics at every checkpoint; those of several arrays as name.key."""
+        evaluated: dict[str, Array] = {}
+        for name, metric in self.metrics.items():
+            found = _evaluate(metric, anchors, self.placed_data)
+            several = isinstance(found, dict)
+            evaluated |= {f"{METRIC}{name}.{key}": x for key, x in found.items()} if several else {METRIC + name: found}
+        return evaluated
 
     def _calibrated(self, posteriors: LocalPosterior, steps: Int[np.ndarray, " checkpoint"]) -> Sampler:
         """One rule for the whole sweep, which gives every checkpoint the start that its own curvature allows."""
@@ -224,7 +233,7 @@ def _is_done(step: int, stored: str | None, weights: str) -> bool:
 
 
 @partial(jax.jit, static_argnums=0)
-def _evaluate(metric: Metric, anchors: Params, data: Batch) -> Array:
+def _evaluate(metric: Metric, anchors: Params, data: Batch) -> Any:
     return jax.vmap(metric, in_axes=(0, None))(anchors, data)
 
 

@@ -14,8 +14,8 @@ from sltjax.store import Store, StoreError, differences
 from sltjax.types import Batch, Params, Sampler
 
 Manifest = dict[str, Any]
-Metric = Callable[[Params, Batch], Array]
-COMPARED = ("definition", "numerics", "metrics", "observables", "key", "versions")
+Metric = Callable[[Params, Batch], Array | dict[str, Array]]
+COMPARED = ("definition", "numerics", "metrics", "observables", "diagnostics", "key", "versions")
 SETTLED = ("block_size", "schedule", "pace")  # by the first run, for all that resume it
 
 
@@ -71,6 +71,7 @@ def agree(store: Store, asked: Manifest) -> Manifest:
     if stored is None:
         store.write_manifest(asked)
         return asked
+    stored = {"diagnostics": {}, **stored}  # which stores begun before there were any lack
     absent = [part for part in (*COMPARED, *SETTLED) if part not in stored]
     if absent:
         raise StoreError(

@@ -17,6 +17,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from sltjax import samplers
 from sltjax.calibration import Calibration
 from sltjax.checkpoints import Source
+from sltjax.columns import DIAGNOSTICS, PARTS, spread
+from sltjax.observables import Losses, part_losses
 from sltjax.parts import Part, part
 from sltjax.results import parts_of
 from sltjax.store import Shard
@@ -26,6 +28,7 @@ from sltjax.sweeps.plan import Plan, plan
 from sltjax.sweeps.run import Engine, calibrate_sweep, sweep
 from sltjax.sweeps.setup import first_sound
 from sltjax.types import Batch
+from sltjax.validation import count_examples
 
 
 class RecipeError(Exception):
@@ -46,6 +49,17 @@ def _patterns_or_path(rename: Any) -> Any:
     return rename
 
 
+def _diagnostics_or_paths(observables: Any) -> Any:
+    if not isinstance(observables, dict | list):
+        raise ValueError("expected a list of diagnostics and import paths, or a table of names and import paths")
+    for each in observables if isinstance(observables, list) else ():
+        if not isinstance(each, str) or (":" not in each and each not in DIAGNOSTICS):
+            near = difflib.get_close_matches(str(each), DIAGNOSTICS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(DIAGNOSTICS)}"
+            raise ValueError(f'{each!r} is neither a diagnostic nor an import path "module:name"; {hint}')
+    return observables
+
+
 ImportPath: TypeAlias = Annotated[str, AfterValidator(_import_path)]
 
 
@@ -62,7 +76,8 @@ class Problem(_Table):
         params: path of parameters like those saved (or of a function that returns them), to check leaf by
             leaf and to rebuild Flax NNX states; without it checkpoints become nested dicts.
         metrics: name -> path of (params, data) -> array; "loss" is drawn as the training loss.
-        observables: name -> path of (params, info) -> array, recorded at every draw.
+        observables: diagnostics by their names (`sltjax.columns`), such as "wbic", "influence" or "hessian", and paths
+            of (params, info) -> array, recorded at every draw of the whole; or name -> path of such functions.
         nbeta: nβ; n / log n if absent.
         gamma: γ.
     """
@@ -71,7 +86,7 @@ class Problem(_Table):
     data: ImportPath
     params: ImportPath | None = None
     metrics: dict[str, ImportPath] = {}
-    observables: dict[str, ImportPath] = {}
+    observables: Annotated[dict[str, ImportPath] | list[str], BeforeValidator(_diagnostics_or_paths)] = {}
     nbeta: float | None = Field(default=None, gt=0)
     gamma: float = Field(default=1.0, ge=0)
 
@@ -345,13 +360,43 @@ class Recipe(_Table):
             "nbeta": self.problem.nbeta,
             "gamma": self.problem.gamma,
             "metrics": {name: self._import(path) for name, path in self.problem.metrics.items()},
-            "observables": {name: self._import(path) for name, path in self.problem.observables.items()},
+            **self._measured(problem),
             "sampler": sampler.build() if sampler else None,
             "devices": self.devices.model_dump(exclude={"partition"}) if self.devices else None,
             "partition": self._resolve(self.devices.partition) if self.devices else None,
             "title": ": ".join(filter(None, [self.title, problem])),
             **sampling,
         }
+
+    @property
+    def _components(self) -> dict[str, Part]:
+        """The parts of the weights, by name."""
+        return {name: select for name, select in self._selections.items() if name is not None}
+
+    def _measured(self, problem: str | None) -> dict[str, Any]:
+        """The observables and diagnostics.
+
+        Of a part of the weights only those that know what to make of one: not functions of all parameters, nor how
+        parts act on one another.
+        """
+        given = self.problem.observables
+        named = given if isinstance(given, dict) else {path.partition(":")[2]: path for path in given if ":" in path}
+        observables = {name: self._import(path) for name, path in named.items()}
+        if problem in self._components:
+            observables = {name: each for name, each in observables.items() if isinstance(each, Losses)}
+        if isinstance(given, dict):
+            return {"observables": observables}
+        diagnostics = [each for each in given if ":" not in each]
+        if "interactions" in diagnostics:
+            if problem in self._components:
+                diagnostics.remove("interactions")
+            elif len(self._components) < 2:
+                raise RecipeError("problem.observables: interactions are between parts; name two [parts] with weights")
+            else:
+                loss, examples = self._import(self.problem.loss), spread(count_examples(self._data))
+                some = jax.tree.map(lambda x: x[examples], self._data)
+                observables[PARTS] = part_losses(loss, self._components, some)
+        return {"observables": observables, "diagnostics": diagnostics}
 
     def _resolve(self, path: str | None) -> Any:
         """What the path leads to; if that is a function, what it returns."""

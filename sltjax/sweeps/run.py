@@ -1,7 +1,7 @@
 """`sweep`: from a source of checkpoints to a Dataset, resumable at every block."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -44,6 +44,7 @@ def sweep(
     max_chain_steps: int | None = None,
     metrics: Mapping[str, Metric] | None = None,
     observables: Mapping[str, Observable] | None = None,
+    diagnostics: Iterable[str] | None = None,
     block_size: int | None = None,
     devices: Devices = None,
     partition: Partition | None = None,
@@ -78,6 +79,8 @@ def sweep(
             metric named "loss" stands in for L_n(w*) where that is not the training loss.
         observables: name -> function (params, info) -> array, recorded at every draw beside ΔL and |w − w*|; at most
             `UNIT_BYTES` a checkpoint.
+        diagnostics: what else to say of each checkpoint, by names from `sltjax.columns`, such as "wbic", "influence" or
+            "hessian"; what they need is recorded. None for those that the observables give at no cost.
         block_size: checkpoints sampled at once; None for as many as keep the chains of a device under 1 GiB, 64 at
             most; a store keeps the width it was begun with. Where memory runs out it is halved.
         devices: how many devices along "checkpoint", "chain" and "model"; None for all of them along "checkpoint".
@@ -117,6 +120,7 @@ def sweep(
         max_chain_steps=max_chain_steps,
         metrics=metrics,
         observables=observables,
+        diagnostics=diagnostics,
         block_size=block_size,
         devices=devices,
         partition=partition,

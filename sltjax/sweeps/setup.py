@@ -6,7 +6,7 @@ beside the same neighbours, and writes the same bytes.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sltjax import fingerprint
+from sltjax import columns, fingerprint
 from sltjax.calibration import HEAT, Asked, Calibration, Pace, choose, settle
 from sltjax.checkpoints import CheckpointError, Source, digest
 from sltjax.devices import Devices, Partition, make_mesh, place, replicate
@@ -47,6 +47,7 @@ class Setup:
         cost: FLOPs of the gradient at one example.
         metrics: name -> what is evaluated at each checkpoint.
         observables: name -> what is recorded at each draw.
+        diagnostics: what is made of that, as `columns.settle` settles it.
         block_size: checkpoints a block.
         devices: sizes of the mesh, as `devices.make_mesh` takes them.
         partition: of the parameters, along "model".
@@ -62,6 +63,7 @@ class Setup:
     cost: float
     metrics: Mapping[str, Metric]
     observables: Mapping[str, Observable]
+    diagnostics: columns.Asked
     block_size: int
     devices: Devices
     partition: Partition | None
@@ -90,6 +92,7 @@ class Setup:
             "numerics": {**describe_asked(self.asked), "batch_size": self.batch_size},
             "metrics": fingerprint.of_metrics(self.metrics, anchor, self.data),
             "observables": fingerprint.of_observables(self.observables, self.posterior),
+            "diagnostics": self.diagnostics,
             "block_size": self.block_size,
             "key": fingerprint.of_key(self.key),
             "versions": fingerprint.versions(),
@@ -157,6 +160,7 @@ def prepare(
     max_chain_steps: int | None = None,
     metrics: Mapping[str, Metric] | None = None,
     observables: Mapping[str, Observable] | None = None,
+    diagnostics: Iterable[str] | None = None,
     block_size: int | None = None,
     devices: Devices = None,
     partition: Partition | None = None,
@@ -170,17 +174,21 @@ def prepare(
         CheckpointError: no checkpoint can be used.
     """
     metrics, observables = metrics or {}, {**DEFAULT_OBSERVABLES, **(observables or {})}
-    check_names([*metrics, *(name for name in observables if name not in DEFAULT_OBSERVABLES)])
     if block_size is not None and block_size < 1:
         raise ValueError(f"block_size must be at least 1 (it is a number of checkpoints), got {block_size}")
     mesh = make_mesh(devices)
     first = first_sound(checkpoints)
     nbeta = default_nbeta(count_examples(data)) if nbeta is None else nbeta
     posterior = LocalPosterior(loss, first, nbeta, gamma, select=select)
+    probe_key = jax.random.fold_in(as_threefry(key), 2**32 - 3)
+    asked_for, recorded, evaluated = columns.settle(probe_key, diagnostics, posterior, data, observables)
+    check_names([*metrics, *evaluated, *(name for name in observables if name not in DEFAULT_OBSERVABLES)])
+    metrics, observables = {**metrics, **evaluated}, {**observables, **recorded}
     chains = _fitting_chains(num_chains, mesh)
     asked = Asked(sampler, chains, num_draws, burn_in, thin, batch_size, error, max_chain_steps)
     size, cost = settle(asked, posterior, data)
-    width = _fitting_block(posterior.start, chains or 4, len(checkpoints.steps), mesh, block_size)
+    copies = COPIES * (chains or 4) + sum(metric.copies for metric in evaluated.values())
+    width = _fitting_block(posterior.start, copies, len(checkpoints.steps), mesh, block_size)
     return Setup(
         key,
         posterior,
@@ -191,6 +199,7 @@ def prepare(
         cost,
         metrics,
         observables,
+        asked_for,
         width,
         devices,
         partition,
@@ -225,15 +234,17 @@ def _fitting_chains(asked: int | None, mesh: Mesh | None) -> int | None:
     return along * math.ceil(4 / along) if asked is None and along > 1 else asked
 
 
-def _fitting_block(params: Params, num_chains: int, num_checkpoints: int, mesh: Mesh | None, asked: int | None) -> int:
-    """As many checkpoints as keep the chains of a device under BLOCK_BYTES, in blocks of about equal size.
+def _fitting_block(params: Params, copies: int, num_checkpoints: int, mesh: Mesh | None, asked: int | None) -> int:
+    """As many checkpoints, of so many copies of the parameters each, as keep a device under BLOCK_BYTES.
+
+    In blocks of about equal size.
 
     A multiple of the devices along "checkpoint", whatever was asked for.
     """
     along = mesh.shape["checkpoint"] if mesh else 1
     if asked is None:
-        lane = COPIES * sum(np.size(w) * 4 for w in jax.tree.leaves(params))
+        size = copies * sum(np.size(w) * 4 for w in jax.tree.leaves(params))
         memory = BLOCK_BYTES * (mesh.size if mesh else 1)
-        most = max(1, min(MAX_BLOCK * along, memory // (lane * num_chains)))
+        most = max(1, min(MAX_BLOCK * along, memory // size))
         asked = math.ceil(num_checkpoints / math.ceil(num_checkpoints / most))
     return math.ceil(asked / along) * along
