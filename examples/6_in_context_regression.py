@@ -1,6 +1,6 @@
 """A transformer learns to regress in context: the published stages of λ̂ (Hoogland et al., arXiv 2402.02364), smaller.
 
-    uv run python examples/6_in_context_regression.py               # about 15 minutes on two cores
+    uv run python examples/6_in_context_regression.py               # about 20 minutes on two cores
     uv run python examples/6_in_context_regression.py --quick       # under a minute: a check that all of it works
     uv run python examples/6_in_context_regression.py --published   # the published size, for accelerators: never run
 
@@ -8,11 +8,13 @@ A sequence is x₁, y₁, …, x₈, y₈ with y = t·x + noise, and t another i
 the pairs before it. As published: 2 layers, 4 heads, D = 4, noise variance 0.125, Adam at a rate of 0.003, and λ̂ of the
 squared error at nβ = 60, γ = 6 by SGLD at ε = 0.001. With 8 pairs (16 tokens) and a width of 64 there are 51,717
 parameters, as many as published. Smaller here unless you say otherwise: width, batches, chains and, above all,
-training, of 20,000 steps in place of 500,000.
+training, of 100,000 steps in place of 500,000.
 
 Published, λ̂ rises to 170 at step 40,000, where the network has learnt to regress, and has fallen by a third at step
-320,000. What to look for in a short run is the rise; the last lines put what this run shows beside what is published.
-With --embed 16 --batch 64 --steps 6000 --checkpoints 10 --chains 2 --draws 100 there is one stage, up to λ̂ = 118 ± 5.
+320,000. Here it peaks at 142 ± 3 at step 5,300 (3,500 to 8,800) and has fallen by 37 % at the end; of that, stage B is
+a fall of 35 from step 19,000 to 30,000, while the loss goes down by 0.2 and learning in context stays where it is. With
+--steps 20000 --batch 256 there is the rise, to 151 ± 2, and no more of the fall than the errors allow. One seed each.
+From step 11,000 on the estimates carry warnings: 400 steps of the published SGLD are short for chains to agree there.
 Before the first hundred steps or so a checkpoint is no minimum of its loss, and λ̂ is negative.
 
 Everything is written to in-context-run; called again, it goes on where it was, training too.
@@ -48,7 +50,7 @@ PUBLISHED = [  # end step, Δloss, Δλ̂
     ("LR5", 500_000, -0.029, 3.56),
 ]
 SIZES = {
-    "default": {"embed": 32, "steps": 20_000, "batch": 256, "checkpoints": 24, "chains": 4, "draws": 200},
+    "default": {"embed": 32, "steps": 100_000, "batch": 64, "checkpoints": 24, "chains": 4, "draws": 200},
     "quick": {"embed": 16, "steps": 800, "batch": 64, "checkpoints": 5, "chains": 2, "draws": 100},
     "published": {"embed": 64, "steps": 500_000, "batch": 1024, "checkpoints": 100, "chains": 8, "draws": 500},
 }
@@ -191,6 +193,10 @@ def main(size, calibrated):
     )
     rises = compare(dataset, stages)
     print("λ̂ and learning in context rise together, as published" if rises else "NOT as published: see above")
+    if size["steps"] >= SIZES["default"]["steps"]:
+        falls = (stages["kind"] == "B").any()
+        print("then λ̂ falls, and the loss with it, as published" if falls else "λ̂ does NOT fall as published")
+        rises = rises and falls
     return 0 if rises else 1
 
 
