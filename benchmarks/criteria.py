@@ -17,6 +17,7 @@ from scipy.special import k0e
 import sltjax
 from sltjax import observables
 from sltjax.evidence import integrated, temperatures
+from sltjax.moments import Mean
 from sltjax.samplers import GHMC, Newton
 from sltjax.sampling import condition_all, sample_block
 from sltjax.schedule import Schedule
@@ -27,6 +28,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 import test_hessian  # noqa: E402
 import test_selection  # noqa: E402
+import test_susceptibility  # noqa: E402
 
 SEEDS, GRID, CHAINS = 100, 16, 4
 HEADER = "| problem | estimator | exact | mean − exact | std_error | inside 95 % | rms deviation |\n" + "|---" * 7 + "|"
@@ -150,6 +152,21 @@ def spectra(name: str, threshold: float) -> list[str]:
     ]
 
 
+def answers() -> list[str]:
+    """The susceptibility of each component of a neuron to the example that it answers to most."""
+    traces, exact = test_susceptibility.drawn(SEEDS), test_susceptibility.exact()
+    found = [
+        sltjax.susceptibilities(test_susceptibility.at_seed(traces, seed), mean_loss="delta_loss")
+        for seed in range(SEEDS)
+    ]
+    rows = []
+    for k, name in enumerate(test_susceptibility.PARTS):
+        most = int(np.abs(exact[k]).argmax())
+        each = [Mean(one.value[k, most], one.std_error[k, most], 0.0) for one in found]
+        rows.append(row("y = a·tanh(b·x), n = 10", f"χ of {name} for example {most}", exact[k, most], each))
+    return rows
+
+
 def ranks() -> list[str]:
     """How often each criterion picks the true rank of a regression, at several n."""
     lines = ["| n | BIC right | mean rank | sBIC right | mean rank |", "|---|---|---|---|---|"]
@@ -168,6 +185,7 @@ def main() -> None:
     singular = deep_linear(jax.random.key(0), (1, 1, 1), 0, num_examples=200, noise=1.0)
     lines = criteria("linear regression, d = 3, n = 60", regression, gaussian(regression), 8)
     lines += criteria("y = a·b·x about 0, n = 200 (λ = ½, m = 2)", singular, product(singular), 16)
+    lines += answers()
     lines += spectra("gaps", 0.1) + spectra("crowded", 1e-2)
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "matfree", "numpy"))
     text = f"""# Criteria
@@ -175,7 +193,7 @@ def main() -> None:
 By `python benchmarks/criteria.py`, on {os.cpu_count()} × {platform.machine()}, Python {platform.python_version()},
 {versions}.
 
-*Exact*: in closed form (regression), by quadrature over a·b (its posterior is singular), or from the eigenvalues.
+*Exact*: in closed form (regression), by quadrature (over a·b, and over one weight of the neuron), or from eigenvalues.
 {SEEDS} seeds each; chains are {CHAINS} × 400 draws of GHMC on the full data at γ = 1, spectra 16 probes of 18 products
 for d = {test_hessian.D}. *Mean − exact* with the error of a mean over seeds; *std_error*: the median of those stated;
 *rms deviation*: of the estimates from the exact value, in units of their own errors, where 1 is right.

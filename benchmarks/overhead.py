@@ -23,14 +23,14 @@ from results import load, write
 import sltjax
 from sltjax.losses import mean_loss
 from sltjax.posterior import PIECE
-from sltjax.samplers import gaussian, gaussian16, rademacher
+from sltjax.samplers import gaussian, rademacher
 from sltjax.sampling import alone, bytes_on_a_device, condition_all, draw_batch, lower_block, sample_block
 from sltjax.schedule import Schedule
 
 FILE = Path(__file__).parent / "overhead.json"
 TABLE = Path(__file__).parent / "SPEED.md"
 STEPS, TURNS = 10, 5
-NOISES = {"±1 noise": rademacher, "Gaussian noise of 16 bits": gaussian16, "Gaussian noise": gaussian}
+NOISES = {"±1 noise": rademacher, "Gaussian noise": gaussian}
 SAMPLERS = {
     "LeimkuhlerMatthews": sltjax.LeimkuhlerMatthews(1e-6),
     "UnderdampedLangevin": sltjax.UnderdampedLangevin(1e-3),

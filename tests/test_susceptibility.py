@@ -24,18 +24,22 @@ def loss(params, batch):
     return 0.5 * (batch["y"] - params["a"] * jnp.tanh(params["b"] * batch["x"])) ** 2
 
 
-@pytest.fixture(scope="module")
-def traces():
+def drawn(seeds):
     """Component -> what is recorded along its chains, [seed, chain, draw, ...]."""
-    anchors = jax.tree.map(lambda w: np.tile(w, (SEEDS, 1)), ANCHOR)
+    anchors = jax.tree.map(lambda w: np.tile(w, (seeds, 1)), ANCHOR)
     schedule = Schedule(num_chains=4, num_draws=600, burn_in=100, thin=2, batch_size=10)
     recorded = {**DEFAULT_OBSERVABLES, "losses": observables.losses(loss, DATA)}
     found = {}
     for name, part in PARTS.items():
         posteriors = condition_all(sltjax.LocalPosterior(loss, anchors, NBETA, GAMMA, select=part), DATA, 10)
         sampler = sltjax.MALA(0.1)
-        found[name] = sample_block(jax.random.key(0), posteriors, np.arange(SEEDS), sampler, DATA, schedule, recorded)
+        found[name] = sample_block(jax.random.key(0), posteriors, np.arange(seeds), sampler, DATA, schedule, recorded)
     return found
+
+
+@pytest.fixture(scope="module")
+def traces():
+    return drawn(SEEDS)
 
 
 def at_seed(traces, seed):

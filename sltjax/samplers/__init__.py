@@ -4,7 +4,7 @@ from sltjax.samplers.blackjax_adapter import HMC, NUTS, Blackjax
 from sltjax.samplers.ghmc import GHMC
 from sltjax.samplers.leimkuhler_matthews import LeimkuhlerMatthews
 from sltjax.samplers.mala import MALA
-from sltjax.samplers.noise import gaussian, gaussian16, rademacher
+from sltjax.samplers.noise import gaussian, rademacher
 from sltjax.samplers.preconditioners import Adam, Identity, Newton, RMSProp
 from sltjax.samplers.sghmc import SGHMC
 from sltjax.samplers.sgld import SGLD
@@ -34,7 +34,6 @@ __all__ = [
     "UnderdampedLangevin",
     "adam",
     "gaussian",
-    "gaussian16",
     "identity",
     "newton",
     "rademacher",

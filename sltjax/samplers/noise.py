@@ -1,7 +1,8 @@
 """Noise strategies: (key, params) -> a pytree like params, with mean 0 and variance 1 in every entry.
 
-Samplers of weak order 1 and 2, such as SGLD, need no more of noise than its first moments. Random bits are most of what
-it costs: a normal number of 32 bits takes a sixth of the time of SGLD on a small network.
+Samplers of weak order 1 and 2, such as SGLD, need no more of noise than its first moments. Noise is most of what they
+add to the cost of a gradient, so normal numbers come from counters here, in one pass with what they are added to:
+`jax.random.normal` has the words behind them in memory first, in several passes, and uses half of them.
 """
 
 import math
@@ -10,31 +11,51 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jax import lax
+from jaxtyping import Array, Float, UInt32
 
 from sltjax.types import Params, RngKey
 
-_SPREAD = 0.99998986  # of the normal quantiles at the middles of 2¹⁶ equal parts, so that `gaussian16` has variance 1
+_ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
+_ROUNDS = 20
+_PARITY = 0x1BD11BDA
 
 
 def gaussian(key: RngKey, params: Params) -> Params:
-    """Standard normal entries, drawn in float32 whatever the parameters' dtype."""
-    return optax.tree.random_like(key, params, sampler=jax.random.normal, dtype=jnp.float32)
+    """Standard normal entries, in float32 whatever the parameters' dtype: quantiles of 2²⁴ equal parts, up to ±5.42."""
+    leaves, structure = jax.tree.flatten(params)
+    words = _words_of(key)
+    return jax.tree.unflatten(structure, [_normal(words, jnp.shape(w), place) for place, w in enumerate(leaves)])
 
 
-def gaussian16(key: RngKey, params: Params) -> Params:
-    """Standard normal entries of sixteen random bits each, at half the price: quantiles at the middles of 2¹⁶ parts.
+def _normal(key: UInt32[Array, "2"], shape: tuple[int, ...], stream: int) -> Float[Array, "..."]:
+    """Normal numbers of the counters (0, stream), (1, stream), …, two of each."""
+    *rows, length = shape or (1,)
+    half = (*rows, -(-length // 2))
+    number = lax.iota(jnp.uint32, math.prod(half)).reshape(half)
+    pair = threefry(key, number, jnp.uint32(stream))
+    uniform = (jnp.concatenate(pair, axis=-1)[..., :length].astype(jnp.int32) >> 8).astype(jnp.float32)
+    return (math.sqrt(2) * lax.erf_inv((uniform + 0.5) * 2.0**-23)).reshape(shape)
 
-    Their variance is 1, their fourth moment 2.9992, and none is larger than 4.33. Samplers that reject, whose law is
-    exact, draw `gaussian`.
-    """
 
-    def normal(key: RngKey, shape: tuple[int, ...], dtype: Any) -> Array:
-        words = jax.random.bits(key, (*shape[:-1], -(-shape[-1] // 2)), jnp.uint32)
-        halves = _unpacked(words, 2, shape[-1]).astype(dtype)
-        return math.sqrt(2) / _SPREAD * jax.lax.erf_inv((halves + 0.5) * 2.0**-15 - 1)
+def threefry(key: UInt32[Array, "2"], first: UInt32[Array, "*n"], second: Array) -> tuple[Array, Array]:
+    """Threefry-2×32 of 20 rounds (Salmon et al. 2011), the cipher behind jax's keys: two words for each counter."""
+    schedule = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
+    x, y = first + schedule[0], second + schedule[1]
+    for turn in range(_ROUNDS):
+        x = x + y
+        by = _ROTATIONS[turn % 8]
+        y = ((y << by) | (y >> (32 - by))) ^ x
+        if turn % 4 == 3:
+            group = turn // 4 + 1
+            x, y = x + schedule[group % 3], y + schedule[(group + 1) % 3] + jnp.uint32(group)
+    return x, y
 
-    return _drawn(key, params, normal)
+
+def _words_of(key: RngKey) -> UInt32[Array, "2"]:
+    """A threefry key as its two words; two words of any other."""
+    raw = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    return jnp.asarray(raw) if raw.shape == (2,) else jax.random.bits(key, (2,), jnp.uint32)
 
 
 def rademacher(key: RngKey, params: Params) -> Params:
@@ -42,21 +63,9 @@ def rademacher(key: RngKey, params: Params) -> Params:
 
     def sign(key: RngKey, shape: tuple[int, ...], dtype: Any) -> Array:
         words = jax.random.bits(key, (*shape[:-1], -(-shape[-1] // 32)), jnp.uint32)
-        return 2 * _unpacked(words, 32, shape[-1]).astype(dtype) - 1
+        each = (words[..., None] >> jnp.arange(32, dtype=jnp.uint32) & 1).astype(jnp.int32)
+        return 2 * each.reshape(*shape[:-1], -1)[..., : shape[-1]].astype(dtype) - 1
 
-    return _drawn(key, params, sign)
-
-
-def _unpacked(words: Array, parts: int, length: int) -> Array:
-    """Each word of the last axis as so many numbers of 32/parts bits, cut to `length`."""
-    bits = 32 // parts
-    each = words[..., None] >> (bits * jnp.arange(parts, dtype=jnp.uint32)) & jnp.uint32(2**bits - 1)
-    each = each.astype(jnp.int32)  # whose conversion to floats is an instruction
-    return each.reshape(*words.shape[:-1], -1)[..., :length]
-
-
-def _drawn(key: RngKey, params: Params, sampler: Any) -> Params:
-    """Entries in float32, drawn as arrays of at least one axis."""
     rows = jax.tree.map(lambda w: jnp.empty(jnp.shape(w) or (1,)), params)
-    drawn = optax.tree.random_like(key, rows, sampler=sampler, dtype=jnp.float32)
+    drawn = optax.tree.random_like(key, rows, sampler=sign, dtype=jnp.float32)
     return jax.tree.map(lambda z, w: z.reshape(jnp.shape(w)), drawn, params)

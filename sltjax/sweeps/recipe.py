@@ -113,7 +113,7 @@ class Checkpoints(_Table):
 class SamplerTable(_Table):
     """A sampler by its name, with its hyperparameters: `[sampling.sampler]`.
 
-    `noise` is "gaussian", "gaussian16" or "rademacher"; `preconditioner` a table of the same form, such as
+    `noise` is "gaussian" or "rademacher"; `preconditioner` a table of the same form, such as
     { name = "rmsprop" }.
     """
 
@@ -140,7 +140,7 @@ class SamplerTable(_Table):
     def _argument(self, value: Any) -> Any:
         if isinstance(value, dict):
             return SamplerTable(**value).build()
-        return getattr(samplers, value) if value in ("gaussian", "gaussian16", "rademacher") else value
+        return getattr(samplers, value) if value in ("gaussian", "rademacher") else value
 
 
 class Sampling(_Table):
