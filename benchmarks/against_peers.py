@@ -33,7 +33,7 @@ FILE = Path(__file__).parent / "speed.json"
 PEERS = {"canonical-interp 0.2.7": "canonical_interp", "devinterp 2.0.1": "devinterp"}
 ONE_BY_ONE = "devinterp 2.0.1"
 SCRIPTS = {"canonical_interp": "canonical_interp.py", "devinterp": "devinterp_.py"}
-SHORT, BURN_IN, TURNS, SECONDS = 100, 50, 3, 3.0
+TURNS, SECONDS = 3, 3.0
 
 Run = Callable[[int, int, int, int], dict[str, Any]]
 """(chains, draws, burn_in, seed) -> {"seconds", "llcs"}."""
@@ -51,6 +51,7 @@ class Task:
         data: x and y.
         settings: what all are told.
         lanes: how many chains to try.
+        short: draws of a short run; half as many steps go before.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Task:
     data: dict[str, jax.Array]
     settings: dict[str, Any]
     lanes: tuple[int, ...]
+    short: int = 100
 
     def loss(self, params: dict[str, jax.Array], batch: dict[str, jax.Array]) -> jax.Array:
         return self.losses(self.apply(params, batch["x"]), batch["y"])
@@ -124,11 +126,11 @@ def tasks() -> list[Task]:
     made = []
 
     def add_task(
-        name: str, params: Any, apply: Any, losses: Any, data: Any, lanes: tuple[int, ...], **own: Any
+        name: str, params: Any, apply: Any, losses: Any, data: Any, lanes: tuple[int, ...], short: int = 100, **own: Any
     ) -> None:
         n = len(data["x"])
         settings = {"gamma": 1.0, "nbeta": n / math.log(n), **own}
-        made.append(Task(name, params, apply, losses, data, settings, lanes))
+        made.append(Task(name, params, apply, losses, data, settings, lanes, short))
 
     params, x = dense(keys[0], (8, 64, 64, 1), True), jax.random.normal(keys[1], (1024, 8))
     y = feed_forward(params, x, True) + 0.1 * jax.random.normal(keys[2], (1024, 1))
@@ -144,15 +146,14 @@ def tasks() -> list[Task]:
     params, x = dense(keys[6], (500, 500, 500, 500, 500), False), jax.random.normal(keys[7], (4096, 500))
     linear = partial(feed_forward, activation=False)
     own = {"kind": "linear", "loss": "squared", "batch_size": 512, "step_size": 1e-7}
-    add_task("deep linear, 1M, batch 512", params, linear, squared, {"x": x, "y": linear(params, x)}, (4, 16), **own)
+    add_task("deep linear, 1M, batch 512", params, linear, squared, {"x": x, "y": linear(params, x)}, (4,), 10, **own)
 
     params = transformer(keys[8], 5000, 192, 2, 128)
     tokens = jax.random.randint(keys[9], (512, 129), 0, 5000)
     own = {"kind": "transformer", "loss": "next_token", "batch_size": 8, "step_size": 1e-7, "heads": 4}
     data = {"x": tokens[:, :-1], "y": tokens[:, 1:]}
-    add_task(
-        "transformer 2.8M, 8 × 128 tokens", params, partial(run_transformer, heads=4), next_token, data, (4,), **own
-    )
+    apply = partial(run_transformer, heads=4)
+    add_task("transformer 2.8M, 8 × 128 tokens", params, apply, next_token, data, (4,), 4, **own)
     return made
 
 
@@ -202,23 +203,23 @@ def save(task: Task, file: Path) -> None:
     )
 
 
-def measure(runs: dict[str, Run], lanes: int) -> dict[str, Any]:
+def measure(runs: dict[str, Run], lanes: int, short: int) -> dict[str, Any]:
     """name -> first run (with compilation), chain-steps a second at each turn, λ̂ at each turn."""
     found: dict[str, Any] = {}
-    lengths = {}
+    lengths, burn_in = {}, short // 2
     for name, run in runs.items():
-        first = run(lanes, SHORT, BURN_IN, 0)["seconds"]
-        run(lanes, 4 * SHORT, BURN_IN, 0)  # compiled before it is timed
-        trial = run(lanes, 4 * SHORT, BURN_IN, 0)["seconds"] - run(lanes, SHORT, BURN_IN, 0)["seconds"]
-        each = max(trial, 1e-3) / (3 * SHORT)
-        lengths[name] = SHORT + max(3 * SHORT, min(int(SECONDS / each), 100_000) // SHORT * SHORT)
-        run(lanes, lengths[name], BURN_IN, 0)  # compiles what a longer run has of its own
+        first = run(lanes, short, burn_in, 0)["seconds"]
+        run(lanes, 4 * short, burn_in, 0)  # compiled before it is timed
+        trial = run(lanes, 4 * short, burn_in, 0)["seconds"] - run(lanes, short, burn_in, 0)["seconds"]
+        each = max(trial, 1e-3) / (3 * short)
+        lengths[name] = short + max(3 * short, min(int(SECONDS / each), 100_000) // short * short)
+        run(lanes, lengths[name], burn_in, 0)  # compiles what a longer run has of its own
         found[name] = {"first": round(first, 2), "draws": lengths[name], "rate": [], "llc": []}
     for turn in range(1, TURNS + 1):
         for name, run in runs.items():
-            short, long = run(lanes, SHORT, BURN_IN, turn), run(lanes, lengths[name], BURN_IN, turn)
-            steps = lanes * (lengths[name] - SHORT)
-            found[name]["rate"].append(round(steps / (long["seconds"] - short["seconds"]), 1))
+            brief, long = run(lanes, short, burn_in, turn), run(lanes, lengths[name], burn_in, turn)
+            steps = lanes * (lengths[name] - short)
+            found[name]["rate"].append(round(steps / (long["seconds"] - brief["seconds"]), 1))
             found[name]["llc"].append(float(np.mean(long["llcs"])))
     return found
 
@@ -239,7 +240,7 @@ def main(folder: Path) -> None:
                 # devinterp runs one chain after another: its chain-steps a second are those of few lanes
                 taking_part = {each: run for each, run in runs.items() if lanes == task.lanes[0] or each != ONE_BY_ONE}
                 if name not in load(FILE):
-                    add(FILE, name, measure(taking_part, lanes))
+                    add(FILE, name, measure(taking_part, lanes, task.short))
                     print(name, json.dumps(load(FILE)[name], indent=1), flush=True)
 
 

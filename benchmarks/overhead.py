@@ -18,6 +18,7 @@ import against_peers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import to_error
 from results import load, write
 
 import sltjax
@@ -190,6 +191,8 @@ def text() -> str:
             "λ̂ at the same ε, γ and nβ, ± by the spread of its turns: not settled after so few steps, but the same.",
             agreement(peers),
         ]
+    if load(to_error.FILE):
+        sections += ["## Seconds to a standard error of 2 %", *to_error.__doc__.split("\n\n")[2:], to_error.section()]
     return "\n\n".join(sections) + "\n"
 
 

@@ -11,7 +11,7 @@
 | interactions | interactions [component, other] | the losses with one component alone moved |
 | hessian | hessian_trace, hessian_rank, hessian_count | products of the Hessian with vectors, at the checkpoint |
 
-Each comes with its standard error, `_std_error`.
+Each comes with its standard error, `_std_error`, and is NaN where the loss is not finite.
 """
 
 import dataclasses
@@ -81,10 +81,14 @@ class Sampled:
 
 
 def _wbic(seen: Sampled) -> dict[str, Any]:
+    if not math.isfinite(seen.anchor_loss):
+        return {}
     return {"wbic": wbic(seen.trace, seen.num_examples, seen.anchor_loss)}
 
 
 def _free_energy(seen: Sampled) -> dict[str, Any]:
+    if not math.isfinite(seen.anchor_loss):
+        return {}
     return {"free_energy": free_energy(seen.llc, seen.num_examples, seen.anchor_loss)}
 
 
@@ -98,6 +102,8 @@ def _waic(seen: Sampled) -> dict[str, Any]:
 
 def _hessian(seen: Sampled) -> dict[str, Any]:
     spectrum = spectrum_of(seen.metrics)
+    if not np.isfinite(spectrum.nodes).all():
+        return {}
     found = {"hessian_trace": spectrum.trace, "hessian_rank": spectrum.rank()}
     nbeta, gamma = seen.definition["nbeta"], seen.definition["gamma"]
     return {**found, **({"hessian_count": spectrum.effective_count(nbeta, gamma)} if gamma > 0 else {})}
@@ -140,7 +146,7 @@ _ALONG = {"example": ("example", "query"), "component": ("component", "other")}
 
 
 def numbers_of(seen: Sampled, asked: Asked) -> dict[str, Any]:
-    """Column -> what has `value` and `std_error`, of the diagnostics asked for."""
+    """Column -> what has `value` and `std_error`, of the diagnostics asked for; none of a loss that is not finite."""
     return {name: found for each in asked if each in NUMBERS for name, found in NUMBERS[each](seen).items()}
 
 

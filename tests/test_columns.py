@@ -174,6 +174,17 @@ def test_warnings_of_a_diagnostic_are_named_by_it_and_leave_lambda_alone():
     assert "waic: the log-likelihood of" in str(found.verdict.values[0])
 
 
+def test_a_loss_that_is_not_finite_is_a_gap_and_ends_nothing():
+    found = swept(
+        source=from_memory({0: weights(0), 1: {"v": np.full(3, 3e38, np.float32), "w": weights(0)["w"]}}),
+        diagnostics=(*ALL[:-2], "hessian"),
+    )
+    for name in ("wbic", "free_energy", "singular_fluctuation", "influence", "susceptibility", "hessian_rank"):
+        assert np.isfinite(found[name][0]).all(), name
+        assert np.isnan(found[name][1]).all(), name
+    assert not found.ok.values[1]
+
+
 def test_many_examples_are_compared_in_part():
     x = np.random.default_rng(1).normal(size=(600, 3)).astype(np.float32)
     source = from_memory({0: weights(0)})

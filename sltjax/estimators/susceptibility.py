@@ -82,7 +82,9 @@ def _of_component(
     recorded = np.asarray(trace[losses], np.float64)
     mean = recorded.mean(axis=2) if mean_loss is None else np.asarray(trace[mean_loss], np.float64)
     shifted = recorded if groups is None else recorded @ np.asarray(groups, np.float64).T
-    return covariance(np.asarray(trace["delta_loss"])[:, :, None], shifted - mean[:, :, None])
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ where a chain was lost, which `covariance` leaves out
+        away = shifted - mean[:, :, None]
+    return covariance(np.asarray(trace["delta_loss"])[:, :, None], away)
 
 
 @struct.dataclass

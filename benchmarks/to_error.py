@@ -1,0 +1,147 @@
+"""Seconds to a standard error of 2 % of λ, everything counted, on linear networks with label noise.
+
+    python benchmarks/to_error.py FOLDER        # the peers' folder, as for against_peers.py; writes to_error.json
+
+sltjax is a new process each time: interpreter, imports, calibration, compilation and chains, with no setting but the
+error. Its peers run plain SGLD at a step size that the user must find. Here they are told the best one, the largest at
+which the bias of SGLD is within 2 % (found by long runs against GHMC on all the data), and how many steps it takes:
+what their standard error and their start from w* ask for. Their seconds are these steps at their own measured rate,
+and one compilation. Looking for the step size is not counted.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import against_peers
+import heat
+import jax
+import numpy as np
+from results import add, load
+
+import sltjax
+from sltjax.posterior import default_nbeta
+
+FILE = Path(__file__).parent / "to_error.json"
+CASES = {case.name: case for case in heat.CASES if case.noise}
+ERROR, SEEDS, CHAINS = 0.02, 3, 4
+STEP_SIZES = (1e-6, 2e-6, 4e-6, 8e-6, 1.6e-5, 3.2e-5, 6.4e-5)
+DRAWS, THIN = 2000, 64  # of the long runs, with as much before them
+BURN_IN = 5  # autocorrelation times before a chain is recorded
+
+
+def estimate(name: str, seed: int) -> None:
+    """What a new process does: print λ̂ of a case."""
+    case = CASES[name]
+    built = case.build()
+    began = time.perf_counter()
+    options: dict[str, Any] = {"gamma": case.gamma, "error": ERROR}
+    found = sltjax.estimate_llc(jax.random.key(seed), built.loss, built.params, built.data, **options)
+    told = {"value": float(found.value), "std_error": float(found.std_error), "ok": found.health.ok}
+    print(json.dumps({**told, "without_making_data": time.perf_counter() - began}))
+
+
+def ours(name: str) -> list[dict[str, Any]]:
+    """Seconds of new processes, and what they found."""
+    found = []
+    for seed in range(SEEDS):
+        began = time.perf_counter()
+        command = [sys.executable, __file__, "--estimate", name, str(seed)]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found.append({"seconds": round(time.perf_counter() - began, 1), **json.loads(told.splitlines()[-1])})
+    return found
+
+
+def plain(case: heat.Case, step_size: float, reference: float) -> dict[str, float]:
+    """SGLD as peers run it, for long: its bias, and the chain-steps to the error asked for."""
+    built = case.build()
+    nbeta = default_nbeta(built.num_examples)
+    posterior = sltjax.LocalPosterior(built.loss, built.params, nbeta, case.gamma, anchored=False)
+    lengths = {"num_draws": DRAWS, "burn_in": DRAWS * THIN, "thin": THIN, "batch_size": case.batch_size}
+    sampler = sltjax.SGLD(step_size)
+    trace = sltjax.sample(jax.random.key(0), posterior, sampler, built.data, num_chains=CHAINS, **lengths)
+    found = sltjax.llc({"delta_loss": trace["delta_loss"]}, nbeta)
+    steps = CHAINS * DRAWS * THIN
+    settling = BURN_IN * steps / found.health.ess  # of each chain
+    needed = steps * (found.std_error / (ERROR * reference)) ** 2
+    return {
+        "value": float(found.value),
+        "std_error": float(found.std_error),
+        "bias": float(found.value / reference - 1),
+        "chain_steps": float(needed + CHAINS * settling),
+    }
+
+
+def as_task(case: heat.Case, step_size: float) -> against_peers.Task:
+    """The case as the peers read it."""
+    built = case.build()
+    params = {f"weight{k}": w for k, w in enumerate(built.params)}
+    own = {"kind": "linear", "loss": "squared", "batch_size": case.batch_size, "step_size": step_size}
+    settings = {"gamma": case.gamma, "nbeta": default_nbeta(built.num_examples), **own}
+    return against_peers.Task(case.name, params, None, None, built.data, settings, (CHAINS,))  # type: ignore[arg-type]
+
+
+def rates(case: heat.Case, step_size: float, folder: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "task.npz"
+        task = as_task(case, step_size)
+        against_peers.save(task, file)
+        runs = {name: against_peers.theirs(folder, peer, file) for name, peer in against_peers.PEERS.items()}
+        return against_peers.measure(runs, CHAINS, task.short)
+
+
+def measure(name: str, folder: Path) -> dict[str, Any]:
+    case = CASES[name]
+    cold = heat.cold(case.build(), case.gamma)
+    tried = {str(step_size): plain(case, step_size, cold.value) for step_size in STEP_SIZES}
+    near = [size for size, found in tried.items() if abs(found["bias"]) <= ERROR + found["std_error"] / cold.value]
+    chosen = max(near, key=float)
+    peers = rates(case, float(chosen), folder)
+    return {
+        "reference": [cold.value, cold.std_error],
+        "sltjax": ours(name),
+        "sgld": tried,
+        "chosen": chosen,
+        "peers": {
+            peer: {
+                "rate": float(np.median(each["rate"])),
+                "seconds": each["first"] + tried[chosen]["chain_steps"] / float(np.median(each["rate"])),
+            }
+            for peer, each in peers.items()
+        },
+    }
+
+
+def section() -> str:
+    """A row a problem."""
+    peers = list(against_peers.PEERS)
+    heads = ["problem", "λ̂ of all data", "sltjax", "its λ̂", "plain SGLD: ε, bias, chain-steps", *peers]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, entry in load(FILE).items():
+        value, error = entry["reference"]
+        seconds = float(np.median([each["seconds"] for each in entry["sltjax"]]))
+        found = ", ".join(f"{each['value']:.2f} ± {each['std_error']:.2f}" for each in entry["sltjax"])
+        sgld = entry["sgld"][entry["chosen"]]
+        told = f"{entry['chosen']}, {sgld['bias']:+.1%}, {sgld['chain_steps']:,.0f}"
+        cells = [name, f"{value:.2f} ± {error:.2f}", f"{seconds:.1f} s", found, told]
+        cells += [f"{each['seconds']:,.0f} s (× {each['seconds'] / seconds:.0f})" for each in entry["peers"].values()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(folder: Path) -> None:
+    for name in CASES:
+        if name not in load(FILE):
+            add(FILE, name, measure(name, folder))
+            print(name, json.dumps(load(FILE)[name], indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--estimate":
+        estimate(sys.argv[2], int(sys.argv[3]))
+    else:
+        main(Path(sys.argv[1]))
