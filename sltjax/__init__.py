@@ -64,7 +64,7 @@ from sltjax.traced import llc_fn
 from sltjax.types import Estimate, Health
 
 if TYPE_CHECKING:
-    from sltjax import checkpoints, monitoring, sweeps, truth
+    from sltjax import checkpoints, columns, monitoring, sweeps, truth
     from sltjax.development import essential_dynamics, stages
     from sltjax.monitoring import Monitor
     from sltjax.results import open_parts, open_results
@@ -76,6 +76,7 @@ if TYPE_CHECKING:
 # sltjax pays for none of it.
 _LATE = {
     "checkpoints": "sltjax.checkpoints",
+    "columns": "sltjax.columns",
     "truth": "sltjax.truth",
     "monitoring": "sltjax.monitoring",
     "sweeps": "sltjax.sweeps",
@@ -115,6 +116,7 @@ __all__ = [
     "calibrate",
     "checkpoints",
     "coefficient_interactions",
+    "columns",
     "compare_models",
     "correlation",
     "covariance",

@@ -66,7 +66,7 @@ def stages(dataset: xr.Dataset, *, confidence: float = 0.95, tolerance: float = 
     Failed checkpoints are left out: intervals are as wide as the gaps in which a transition may have begun or ended.
 
     False alarms: where λ̂ has no transition, at most 5 % of runs of 60 checkpoints or more show a stage, with normal
-    noise of up to 1.5 times the stated errors; of 8 to 25 checkpoints 1 to 4 % do, and 8 to 13 % where the noise is 1.5
+    noise of up to 1.5 times the stated errors; of 8 to 25 checkpoints 1 to 2 % do, and 7 to 12 % where the noise is 1.5
     times the stated errors. That, and the power to find transitions, is measured in benchmarks/STAGES.md.
 
     Args:
