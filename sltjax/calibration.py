@@ -27,8 +27,9 @@ from sltjax.estimators import HEAT_DOUBT, llc
 from sltjax.heat import gradient_noise, heat_of_noise, heat_share, sample_judged
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import GHMC, Newton, UnderdampedLangevin
-from sltjax.sampling import alone, as_threefry, condition_all
+from sltjax.sampling import alone, condition_all
 from sltjax.schedule import Schedule
+from sltjax.threefry import as_threefry
 from sltjax.types import Batch, Estimate, RngKey, Sampler, Trace
 from sltjax.validation import as_float32, count_examples, validate
 
@@ -251,7 +252,7 @@ def choose(
         mesh: the devices that posteriors and data lie on, if there are several.
     """
     rule_key, pilot_key = jax.random.split(as_threefry(key))
-    num_chains = asked.num_chains or _num_chains(cost * batch_size)
+    num_chains = choose_num_chains(asked, cost * batch_size)
     affordable = int(ALL_AFFORDABLE / (cost * batch_size))
     most = asked.max_chain_steps or max(affordable, 100 * num_chains)
     pilot = _pilot_schedule(asked, num_chains, batch_size, most // num_chains)
@@ -405,8 +406,10 @@ def _refuse_beyond_measure(curvature: Float[np.ndarray, " checkpoint"]) -> None:
         )
 
 
-def _num_chains(flops: float) -> int:
-    """As many chains as a step carries for the price of its overhead: a power of 2 from 4 to 16."""
+def choose_num_chains(asked: Asked, flops: float) -> int:
+    """As many chains as a step of so many FLOPs carries for the price of its overhead: a power of 2 from 4 to 16."""
+    if asked.num_chains is not None:
+        return asked.num_chains
     return int(np.clip(2 ** math.floor(math.log2(max(CHEAP / flops, 1))), 4, MAX_CHAINS))
 
 

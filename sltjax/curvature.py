@@ -19,8 +19,9 @@ from sltjax.estimators.hessian import hessian_product
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import LeimkuhlerMatthews
 from sltjax.samplers.noise import gaussian
-from sltjax.sampling import as_threefry, draw_batch, sample_block
+from sltjax.sampling import draw_batch, sample_block
 from sltjax.schedule import Schedule
+from sltjax.threefry import as_threefry
 from sltjax.types import Batch, Info, Params, RngKey, Trace
 
 STEP_TIMES_CURVATURE = 0.5  # an eighth of the stability bound of a Langevin step, which leaves room for batches

@@ -64,6 +64,21 @@ def one_device(device: jax.Device | None = None) -> Mesh:
     return Mesh(np.array([[device or jax.local_devices()[0]]]), AXES[:2], axis_types=(AxisType.Auto,) * 2)
 
 
+def cores(num_chains: int) -> Mesh | None:
+    """A mesh of the CPU devices of this process that share the chains evenly; None where there is but one.
+
+    jax makes several of the cores where it is told to, by `jax.config.update("jax_num_cpu_devices", 8)` before it is
+    first used, or by JAX_NUM_CPU_DEVICES.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    devices = jax.local_devices()
+    used = math.gcd(num_chains, len(devices))
+    if used == 1:
+        return None
+    return Mesh(np.array([devices[:used]]), AXES[:2], axis_types=(AxisType.Auto,) * 2)
+
+
 def mesh_around(params: Params, num_chains: int | None = None) -> tuple[Mesh, Partition | None]:
     """A mesh for lanes on the devices where a training has its parameters, and how these lie on it.
 

@@ -5,12 +5,14 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from sltjax.calibration import ERROR, Asked, choose, settle
+from sltjax.calibration import ERROR, Asked, choose, choose_num_chains, settle
+from sltjax.devices import portable
 from sltjax.diagnostics import require_healthy
 from sltjax.estimators import llc
 from sltjax.heat import sample_judged
 from sltjax.posterior import LocalPosterior, default_nbeta
-from sltjax.sampling import alone, condition_all
+from sltjax.sampling import condition_all, over_cores
+from sltjax.threefry import as_threefry
 from sltjax.types import Batch, Estimate, Loss, Params, RngKey, Sampler
 from sltjax.validation import as_float32, count_examples
 
@@ -70,10 +72,11 @@ def estimate_llc(
     posterior = LocalPosterior(loss, params, nbeta, 1.0 if gamma is None else gamma, select=select)
     asked = Asked(sampler, num_chains, num_draws, burn_in, thin, batch_size, error, max_chain_steps, max_seconds)
     size, cost = settle(asked, posterior, data)
-    posteriors = condition_all(posterior.at(alone(params)), data, size)
-    pilot_key, chain_key = jax.random.split(key)
+    anchors, data, mesh = over_cores(params, data, choose_num_chains(asked, cost * size))
+    posteriors = condition_all(posterior.at(anchors), data, size)
+    pilot_key, chain_key = map(portable, jax.random.split(as_threefry(key)))
     step = np.zeros(1, int)
-    chosen = choose(pilot_key, posteriors, step, data, asked, size, cost)
-    trace = sample_judged(chain_key, posteriors, step, chosen.sampler, data, chosen.schedule)
+    chosen = choose(pilot_key, posteriors, step, data, asked, size, cost, mesh)
+    trace = sample_judged(chain_key, posteriors, step, chosen.sampler, data, chosen.schedule, mesh=mesh)
     estimate = llc(jax.tree.map(lambda x: x[0], trace), nbeta)
     return require_healthy(estimate) if strict else estimate

@@ -67,7 +67,7 @@ def of_metrics(metrics: Mapping[str, Callable[[Params, Batch], Any]], params: Pa
 def of_observables(observables: Mapping[str, Observable], posterior: LocalPosterior) -> dict[str, str]:
     """Name -> fingerprint of the functions that are recorded at every draw."""
     params, zero = posterior.start, np.float32(0)
-    info = Info(params, zero, Measured(zero, zero, params), zero)
+    info = Info(params, zero, Measured(zero, params), zero)
 
     def of_one(observable: Observable) -> str:
         if bind(observable, posterior) is observable:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -19,14 +20,37 @@ def delta_loss(params: Params, info: Info) -> Array:
     return info.measured.delta_loss
 
 
-def distance(params: Params, info: Info) -> Array:
-    """|w − w*|, the Euclidean distance to the anchor."""
-    return info.measured.distance
-
-
 def acceptance(params: Params, info: Info) -> Array:
     """The probability with which the step was accepted; 1 where a sampler rejects nothing."""
     return jnp.asarray(info.acceptance)
+
+
+@struct.dataclass
+class Distance:
+    """|w − w*|, the Euclidean distance to the anchor; `distance` is one.
+
+    Attributes:
+        start: w*, or the part of it that chains move; None until it is known which posterior is sampled.
+    """
+
+    start: Params | None = None
+
+    def of(self, posterior: LocalPosterior) -> "Distance":
+        """The same for chains of that posterior."""
+        return Distance(posterior.start)
+
+    def __call__(self, params: Params, info: Info) -> Array:
+        """The distance.
+
+        Raises:
+            ValueError: there is no posterior to whose anchor it is measured.
+        """
+        if self.start is None:
+            raise ValueError("distance needs the anchor of a posterior: pass it to sample among the observables")
+        return optax.tree.norm(optax.tree.sub(params, self.start))
+
+
+distance = Distance()
 
 
 @struct.dataclass
@@ -128,7 +152,7 @@ def part_losses(
 
 def bind(observable: Observable, posterior: LocalPosterior) -> Observable:
     """The observable as a function of parameters and info alone, for chains of that posterior."""
-    return observable.of(posterior) if isinstance(observable, Losses | PartLosses) else observable
+    return observable.of(posterior) if isinstance(observable, Distance | Losses | PartLosses) else observable
 
 
 def traceable(observable: Observable) -> Observable:

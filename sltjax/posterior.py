@@ -119,12 +119,11 @@ class LocalPosterior:
 
         def potential(params: Params) -> tuple[Array, Measured]:
             offset = optax.tree.sub(params, self.start)
-            squared_distance = optax.tree.norm(offset, squared=True)
             delta_loss = mean_loss(self.losses, params, batch, PIECE, terms.losses)
             if terms.correction is not None:
                 delta_loss -= optax.tree.vdot(terms.correction, offset)
-            value = self.nbeta * delta_loss + self.gamma / 2 * squared_distance
-            return value, Measured(delta_loss, jnp.sqrt(squared_distance), optax.tree.scale(self.gamma, offset))
+            value = self.nbeta * delta_loss + self.gamma / 2 * optax.tree.norm(offset, squared=True)
+            return value, Measured(delta_loss, optax.tree.scale(self.gamma, offset))
 
         return potential
 

@@ -183,7 +183,7 @@ def bytes_a_unit(
         ValueError: one records something other than an array.
     """
     params, zero = posterior.start, np.float32(0)
-    info = Info(params, zero, Measured(zero, zero, params), np.float32(1))
+    info = Info(params, zero, Measured(zero, params), np.float32(1))
     sizes = {}
     for name, observable in observables.items():
         shape = jax.eval_shape(bind(observable, posterior), params, info)

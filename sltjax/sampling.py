@@ -18,11 +18,25 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Int
 
 from sltjax import observables as observe
-from sltjax.devices import Layout, Partition, fetch, lay, lay_lanes, layout_of, replicate, shardings, spread
+from sltjax.devices import (
+    Layout,
+    Partition,
+    cores,
+    fetch,
+    lay,
+    lay_lanes,
+    layout_of,
+    place,
+    portable,
+    replicate,
+    shardings,
+    spread,
+)
 from sltjax.losses import BehavioralLoss
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers.adaptation import set_learning
 from sltjax.schedule import Schedule
+from sltjax.threefry import as_threefry, once
 from sltjax.types import Batch, Info, Observable, Params, RngKey, Sampler, Trace
 from sltjax.validation import as_float32, validate
 
@@ -55,7 +69,8 @@ def sample(
         data: pytree of arrays [n, ...].
         observables: name -> what to record at every draw, a function (params, info) -> arrays; `observables.losses`
             among them.
-        num_chains: independent chains, all from the anchor.
+        num_chains: independent chains, all from the anchor; they share the CPU devices, if `jax_num_cpu_devices` made
+            several.
         num_draws: recorded draws a chain.
         burn_in: steps before the first draw.
         thin: steps a draw.
@@ -69,9 +84,17 @@ def sample(
     """
     schedule = Schedule(num_chains, num_draws, burn_in, thin, batch_size)
     validate(posterior, sampler, data, schedule)
-    posteriors = condition_all(posterior.at(alone(as_float32(posterior.anchor))), data, batch_size)
-    trace = sample_block(key, posteriors, np.zeros(1, int), sampler, data, schedule, observables)
+    anchors, data, mesh = over_cores(as_float32(posterior.anchor), data, num_chains)
+    posteriors = condition_all(posterior.at(anchors), data, batch_size)
+    step = np.zeros(1, int)
+    trace = sample_block(portable(key), posteriors, step, sampler, data, schedule, observables, mesh=mesh)
     return jax.tree.map(lambda x: x[0], trace)
+
+
+def over_cores(params: Params, data: Batch, num_chains: int) -> tuple[Params, Batch, Mesh | None]:
+    """The parameters as a stack of one checkpoint, and the data, on the mesh of `devices.cores`; and that mesh."""
+    mesh = cores(num_chains)
+    return place(alone(params), mesh), replicate(data, mesh), mesh
 
 
 def alone(params: Params) -> Params:
@@ -393,14 +416,5 @@ def draw_batch(key: Array, data: Batch, batch_size: int) -> Batch:
     num_examples = len(jax.tree.leaves(data)[0])
     if batch_size == num_examples:
         return data
-    indices = jax.random.randint(key, (batch_size,), 0, num_examples)
+    indices = once(lambda key: jax.random.randint(key, (batch_size,), 0, num_examples))(key)
     return jax.tree.map(lambda x: x[indices], data)
-
-
-def as_threefry(key: RngKey) -> Array:
-    """The same key for threefry, which alone gives every lane noise of its own under vmap."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(jnp.asarray(key))
-    if jax.random.key_impl(key) == "threefry2x32":
-        return jnp.asarray(key)
-    return jax.random.wrap_key_data(jax.random.bits(key, (2,), "uint32"), impl="threefry2x32")

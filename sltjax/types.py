@@ -29,12 +29,10 @@ class Measured:
 
     Attributes:
         delta_loss: ΔL_B(w), a scalar; its mean over batches is L_n(w) − L_n(w*).
-        distance: |w − w*|, a scalar.
         pull: γ(w − w*), the localisation's part of ∇U_B, like the parameters; costs nothing where it is not used.
     """
 
     delta_loss: Scalar
-    distance: Scalar
     pull: Params
 
 

@@ -81,6 +81,14 @@ def test_programs_lowered_from_shapes_run_send_nothing_between_lanes_and_hold_th
     assert said["passed_on"] == 2 * 4 * sum(map(math.prod, expected.values())) + flags
 
 
+def test_chains_share_the_cores_where_jax_is_told_to(tmp_path):
+    alone = json.loads(finish(start("chains", tmp_path)).splitlines()[-1])
+    shared = json.loads(finish(start("chains", tmp_path, devices=3)).splitlines()[-1])
+    assert (alone["devices"], shared["devices"]) == (1, 3)
+    np.testing.assert_allclose(shared["sample"], alone["sample"], rtol=2e-4)
+    assert shared["estimate"] == pytest.approx(alone["estimate"], rel=1e-3)
+
+
 @pytest.mark.slow
 def test_two_processes_work_as_one(alone, tmp_path):
     """On loopback, with two devices each: one writes, and both have the whole."""
@@ -156,6 +164,30 @@ def run_sweep(folder, sizes="1,1,1", address=None, rank=0):
     print(f"{dataset.sizes['checkpoint']} checkpoints, sampled {len(sampled)}")
 
 
+def run_chains(folder):
+    """Six chains by `sample`, and by `estimate_llc`; on how many devices they were."""
+    import jax
+
+    import sltjax
+    from sltjax import sampling
+
+    seen = []
+    original = sampling._advance
+    sampling._advance = lambda states, *args, **named: (
+        seen.append(len(jax.tree.leaves(states)[0].sharding.device_set)),
+        original(states, *args, **named),
+    )[1]
+    behavior, checkpoints, data = problem()
+    lengths = {"num_chains": 6, "num_draws": 30, "burn_in": 10, "thin": 1, "batch_size": 32}
+    where = checkpoints.load(1)
+    posterior = sltjax.LocalPosterior(behavior.at(where), where, 50.0, 1.0)
+    key, sampler = jax.random.key(0), sltjax.SGLD(1e-4)
+    trace = sltjax.sample(key, posterior, sampler, data, **lengths)
+    estimate = sltjax.estimate_llc(key, behavior, where, data, sampler=sampler, **lengths)
+    found = {"sample": trace["delta_loss"].tolist(), "estimate": float(estimate.value)}
+    print(json.dumps({**found, "devices": seen[-1] if len(set(seen)) == 1 else seen}))
+
+
 def show_programs(folder, sizes):
     """Lower from shapes and compile, then run: the programs in the cache after each, what they send, how states lie."""
     import jax
@@ -216,4 +248,4 @@ def show_programs(folder, sizes):
 
 
 if __name__ == "__main__":
-    {"sweep": run_sweep, "programs": show_programs}[sys.argv[1]](*sys.argv[2:])
+    {"sweep": run_sweep, "chains": run_chains, "programs": show_programs}[sys.argv[1]](*sys.argv[2:])

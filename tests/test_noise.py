@@ -4,11 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.random import threefry_2x32
 from scipy.stats import kstest
 
 from sltjax.samplers import gaussian, rademacher
-from sltjax.samplers.noise import threefry
 
 NOISES = {noise.__name__: noise for noise in (gaussian, rademacher)}
 PARAMS = {"w": jnp.ones((40, 65)), "b": jnp.ones(7, jnp.bfloat16), "scale": jnp.ones(())}
@@ -45,12 +43,6 @@ def test_entries_are_uncorrelated_within_a_draw_and_between_draws(drawn):
         size = DRAWS if len(matrix) != DRAWS else z.shape[1]
         assert np.sqrt((apart**2).mean()) == pytest.approx(size**-0.5, rel=0.02)
         assert np.abs(apart).max() < 6.5 * size**-0.5
-
-
-def test_the_cipher_is_that_of_jax():
-    key, first, second = jnp.array([7, 2**31 + 5], jnp.uint32), jnp.arange(1000, dtype=jnp.uint32), jnp.uint32(3)
-    expected = threefry_2x32(key, jnp.concatenate([first, jnp.full(1000, second)]))
-    np.testing.assert_array_equal(jnp.concatenate(threefry(key, first, second)), expected)
 
 
 def test_normal_numbers_take_every_quantile_alike():

@@ -7,7 +7,7 @@ import pytest
 
 import sltjax
 from sltjax import fingerprint
-from sltjax.observables import bind, losses, traceable
+from sltjax.observables import bind, distance, losses, traceable
 from sltjax.results import bytes_a_unit
 from sltjax.sampling import condition_all, lower_block, sample_block
 from sltjax.schedule import Schedule
@@ -50,6 +50,18 @@ def test_losses_are_those_of_the_draws():
     assert trace["losses"].dtype == np.float32
     np.testing.assert_allclose(trace["losses"], expected(loss, trace["w"]), rtol=1e-6)
     assert np.ptp(trace["losses"], axis=(0, 1)).min() > 1e-3
+
+
+@pytest.mark.parametrize("select", [None, sltjax.part("a")], ids=["whole", "part"])
+def test_the_distance_is_that_of_what_chains_move(select):
+    posterior = sltjax.LocalPosterior(loss, PARAMS, 20.0, 1.0, select=select)
+    observables = {"distance": distance, "w": position}
+    trace = sltjax.sample(
+        jax.random.key(0), posterior, sltjax.SGLD(1e-2), DATA, observables=observables, thin=3, **NUMBERS
+    )
+    moved = jax.tree.map(lambda w, start: np.square(w - start).sum(axis=-1), trace["w"], posterior.start)
+    np.testing.assert_allclose(trace["distance"], np.sqrt(sum(moved.values())), rtol=1e-5)
+    assert trace["distance"].min() > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["own loss", "behaviour"])

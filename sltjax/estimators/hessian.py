@@ -25,7 +25,8 @@ from sltjax.diagnostics import with_warnings
 from sltjax.losses import mean_loss
 from sltjax.moments import Mean
 from sltjax.posterior import PIECE, LocalPosterior
-from sltjax.sampling import as_threefry, traceable
+from sltjax.sampling import traceable
+from sltjax.threefry import as_threefry
 from sltjax.types import Batch, Estimate, Loss, Params, RngKey, Scalar
 from sltjax.validation import as_float32, count_examples, validate_loss, validate_select
 

@@ -98,7 +98,7 @@ class GHMC:
             momentum=gaussian(momentum_key, params),
             potential=jnp.full((), jnp.inf, jnp.float32),
             gradient=optax.tree.zeros_like(params),
-            measured=Measured(zero, zero, optax.tree.zeros_like(params)),
+            measured=Measured(zero, optax.tree.zeros_like(params)),
             slice=jax.random.uniform(slice_key, minval=-1.0, maxval=1.0),
             time=jnp.zeros((), jnp.int32),
             step_size=adapted(StepSize(start, start, zero)),

@@ -50,7 +50,7 @@ class MALA:
     def init(self, key: RngKey, params: Params) -> MALAState:
         """Start a chain at `params`; its first step is always accepted."""
         zero, zeros = jnp.zeros(()), optax.tree.zeros_like(params)
-        measured = Measured(zero, zero, zeros)
+        measured = Measured(zero, zeros)
         statistics = adapted(self.preconditioner.init(params))
         return MALAState(params, jnp.float32(jnp.inf), zeros, measured, statistics)
 

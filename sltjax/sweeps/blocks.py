@@ -17,11 +17,12 @@ from sltjax.devices import Devices, Partition, fetch, make_mesh, place, portable
 from sltjax.heat import sample_judged
 from sltjax.posterior import LocalPosterior
 from sltjax.results import METRIC, OBSERVED
-from sltjax.sampling import as_threefry, condition_all
+from sltjax.sampling import condition_all
 from sltjax.schedule import Schedule
 from sltjax.store import StoreError, Unit
 from sltjax.sweeps.manifest import Metric
 from sltjax.sweeps.progress import Report
+from sltjax.threefry import as_threefry
 from sltjax.types import Batch, Observable, Params, RngKey, Sampler
 from sltjax.validation import as_float32
 

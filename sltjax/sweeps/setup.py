@@ -21,11 +21,12 @@ from sltjax.checkpoints import CheckpointError, Source, digest
 from sltjax.devices import Devices, Partition, make_mesh, place, replicate
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.results import check_names
-from sltjax.sampling import DEFAULT_OBSERVABLES, as_threefry, condition_all
+from sltjax.sampling import DEFAULT_OBSERVABLES, condition_all
 from sltjax.schedule import Schedule
 from sltjax.store import Shard
 from sltjax.sweeps.blocks import COPIES, Job, sound
 from sltjax.sweeps.manifest import Manifest, Metric, describe_asked, describe_part
+from sltjax.threefry import as_threefry
 from sltjax.types import Batch, Loss, Observable, Params, RngKey, Sampler
 from sltjax.validation import count_examples
 

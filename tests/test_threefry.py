@@ -1,0 +1,58 @@
+"""Random numbers: those of jax to the last bit, and what is computed once stays so."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sltjax.threefry import as_threefry, once
+
+NUMBERS = {
+    "split": lambda key: jax.random.key_data(jax.random.split(key, (3, 2))),
+    "fold in": lambda key: jax.random.key_data(jax.random.fold_in(key, 2**32 - 3)),
+    "normal": lambda key: jax.random.normal(key, (5, 7)),
+    "integers": lambda key: jax.random.randint(key, (9,), 0, 100_000),
+    "bytes": lambda key: jax.random.bits(key, (4,), "uint8"),
+    "one number": lambda key: jax.random.uniform(key),
+    "flips": lambda key: jax.random.bernoulli(key, shape=(8,)),
+}
+
+
+@pytest.mark.parametrize("draw", NUMBERS.values(), ids=NUMBERS)
+def test_the_numbers_are_those_of_jax(draw):
+    key = jax.random.key(2**31 + 5)
+    keys = jax.random.split(key, 3)
+    np.testing.assert_array_equal(draw(as_threefry(key)), draw(key))
+    np.testing.assert_array_equal(jax.jit(draw)(as_threefry(key)), draw(key))
+    np.testing.assert_array_equal(jax.jit(jax.vmap(lambda key: draw(as_threefry(key))))(keys), jax.vmap(draw)(keys))
+
+
+def test_words_of_64_bits_are_those_of_jax():
+    with jax.enable_x64(True):
+        key = jax.random.key(3)
+        np.testing.assert_array_equal(jax.random.normal(as_threefry(key), (5,)), jax.random.normal(key, (5,)))
+
+
+def test_keys_of_every_kind_are_taken():
+    key = jax.random.key(7)
+    drawn = jax.random.normal(as_threefry(key), (1000,))
+    np.testing.assert_array_equal(jax.random.normal(as_threefry(jax.random.key_data(key)), (1000,)), drawn)
+    np.testing.assert_array_equal(jax.random.normal(as_threefry(as_threefry(key)), (1000,)), drawn)
+    other = jax.random.normal(as_threefry(jax.random.key(7, impl="rbg")), (1000,))
+    assert abs(np.corrcoef(other, drawn)[0, 1]) < 0.13
+
+
+def test_more_numbers_than_counters_are_refused():
+    with pytest.raises(ValueError, match=r"got 4,294,967,296 random numbers at once.* fewer than 2\*\*32"):
+        jax.jit(lambda: jax.random.bits(as_threefry(jax.random.key(0)), (2**16, 2**16))).lower()
+
+
+def test_what_is_computed_once_is_in_memory_before_what_takes_it():
+    def table(x):
+        return jnp.sin(x) + jnp.cos(x) * jnp.sin(x)
+
+    def spread(made):
+        return jax.jit(lambda x: made(x)[:, None] * jnp.ones((4, 1000))).lower(jnp.ones(4)).compile().as_text()
+
+    assert " call(" in spread(once(table))
+    assert " call(" not in spread(table)
