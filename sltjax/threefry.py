@@ -38,16 +38,16 @@ def words_of(key: RngKey) -> Words:
     return jnp.asarray(raw) if raw.shape == (2,) else jax.random.bits(key, (2,), jnp.uint32)
 
 
-def counted(key: Words, shape: tuple[int, ...], stream: int = 0) -> tuple[Array, Array]:
-    """Two words for each of the counters (stream, 0), (stream, 1), …, in the given shape.
+def numbers(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
+    """0, 1, 2, …, to be counters.
 
     Raises:
-        ValueError: more than the counters can tell apart.
+        ValueError: more than a word can tell apart.
     """
     size = math.prod(shape)
     if size >= 2**32:
         raise ValueError(f"got {size:,} random numbers at once, of shape {shape}, expected fewer than 2**32")
-    return cipher(key, jnp.uint32(stream), lax.iota(jnp.uint32, size).reshape(shape))
+    return lax.iota(jnp.uint32, size).reshape(shape)
 
 
 def cipher(key: Words, first: UInt32[Array, "*#n"], second: UInt32[Array, "*#n"]) -> tuple[Array, Array]:
@@ -88,7 +88,7 @@ def _seed(seed: Array) -> Words:
 
 @jax.jit(static_argnums=1)
 def _split(key: Words, shape: tuple[int, ...]) -> UInt32[Array, "*shape 2"]:
-    return once(lambda key: jnp.stack(counted(key, shape), axis=-1))(key)
+    return once(lambda key: jnp.stack(cipher(key, jnp.uint32(0), numbers(shape)), axis=-1))(key)
 
 
 @jax.jit
@@ -98,7 +98,7 @@ def _fold_in(key: Words, number: Array) -> Words:
 
 @jax.jit(static_argnums=(1, 2))
 def _random_bits(key: Words, width: int, shape: tuple[int, ...]) -> UInt[Array, "*shape"]:
-    x, y = counted(key, shape)
+    x, y = cipher(key, jnp.uint32(0), numbers(shape))
     if width == 64:
         return x.astype(jnp.uint64) << 32 | y.astype(jnp.uint64)
     return (x ^ y).astype(f"uint{width}")

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt32
 
-from sltjax.threefry import Words, counted, once, words_of
+from sltjax.threefry import Words, cipher, numbers, once, words_of
 from sltjax.types import Params, RngKey
 
 
@@ -33,8 +33,14 @@ def _like(key: RngKey, params: Params, draw: Callable[[Words, tuple[int, ...], i
     return jax.tree.unflatten(structure, [draw(words, jnp.shape(w), stream) for stream, w in enumerate(leaves)])
 
 
+def _words(key: Words, shape: tuple[int, ...], stream: int) -> UInt32[Array, "..."]:
+    """A random word for each of the counters (0, stream), (1, stream), …"""
+    word, _ = cipher(key, numbers(shape), jnp.uint32(stream))
+    return word
+
+
 def _normal(key: Words, shape: tuple[int, ...], stream: int) -> Float[Array, "..."]:
-    word, _ = counted(key, shape, stream)
+    word = _words(key, shape, stream)
     uniform = (word.astype(jnp.int32) >> 8).astype(jnp.float32)
     return math.sqrt(2) * lax.erf_inv((uniform + 0.5) * 2.0**-23)
 
@@ -42,7 +48,7 @@ def _normal(key: Words, shape: tuple[int, ...], stream: int) -> Float[Array, "..
 def _signs(key: Words, shape: tuple[int, ...], stream: int) -> Float[Array, "..."]:
     *rows, last = shape or (1,)
     packed = (*rows, -(-last // 32))
-    words = once(lambda key: counted(key, packed, stream)[0])(key)
+    words = once(lambda key: _words(key, packed, stream))(key)
     bits = words[..., None] >> jnp.arange(32, dtype=jnp.uint32) & 1
     signs = 2 * bits.reshape(*rows, 32 * packed[-1])[..., :last].astype(jnp.float32) - 1
     return signs.reshape(shape)
