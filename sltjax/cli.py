@@ -5,6 +5,7 @@ warning), 130 interrupted (run again to go on), 1 failed.
 """
 
 import os
+import platform
 import signal
 import sys
 import time
@@ -37,7 +38,18 @@ console = Console(highlight=False)
 
 def main() -> None:
     """The entry point."""
+    _keep_programs()
     app()
+
+
+def _keep_programs() -> None:
+    """Let jax keep what it compiles, unless it is told where; each machine apart, for their instructions differ."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(caches / "sltjax" / platform.node()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @app.command()

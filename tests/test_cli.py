@@ -1,9 +1,11 @@
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
 from html import unescape
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -302,3 +304,14 @@ def test_help_names_the_commands():
     text = invoke("--help").output
     for command in ("demo", "plan", "calibrate", "run", "report"):
         assert command in text
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_programs_are_kept_for_the_next_call_where_jax_is_not_told_otherwise(tmp_path, told):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "told")}
+    if not told:
+        del environment["JAX_COMPILATION_CACHE_DIR"]
+    code = "import jax; from sltjax import cli; cli._keep_programs(); print(jax.config.jax_compilation_cache_dir)"
+    said = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    expected = tmp_path / "told" if told else tmp_path / "sltjax" / platform.node()
+    assert Path(said.stdout.strip()) == expected

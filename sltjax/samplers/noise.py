@@ -34,7 +34,7 @@ def _like(key: RngKey, params: Params, draw: Callable[[Words, tuple[int, ...], i
 
 
 def _words(key: Words, shape: tuple[int, ...], stream: int) -> UInt32[Array, "..."]:
-    """A random word for each of the counters (0, stream), (1, stream), …"""
+    """A random word for each of the counters (0, stream), (1, stream) and so on."""
     word, _ = cipher(key, numbers(shape), jnp.uint32(stream))
     return word
 
