@@ -4,7 +4,9 @@
     python benchmarks/against_peers.py FOLDER        # some minutes a task; writes speed.json, overhead.py the table
 
 Time is a slope: a long run less a short one, over the steps between them, so that compilation and preparation count
-for nobody; they are told apart. Runs of all libraries take turns, and medians are over the turns.
+for nobody; they are told apart. Runs of all libraries take turns, and medians are over the turns. sltjax has the cores
+as jax's devices, which chains share (`jax_num_cpu_devices`); the peers have them as threads. That all sample the same
+law is asserted on short runs of equal length, of chains enough for an error of some percent.
 """
 
 import json
@@ -17,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,12 @@ import sltjax
 from sltjax.samplers import rademacher
 
 FILE = Path(__file__).parent / "speed.json"
+AGREEMENT = Path(__file__).parent / "agreement.json"
 PEERS = {"canonical-interp 0.2.7": "canonical_interp", "devinterp 2.0.1": "devinterp"}
 ONE_BY_ONE = "devinterp 2.0.1"
 SCRIPTS = {"canonical_interp": "canonical_interp.py", "devinterp": "devinterp_.py"}
 TURNS, SECONDS = 3, 3.0
+AGREEING, SIGMAS = 16, 4.0  # chains whose λ̂ are compared, and the standard errors that they may lie apart
 
 Run = Callable[[int, int, int, int], dict[str, Any]]
 """(chains, draws, burn_in, seed) -> {"seconds", "llcs"}."""
@@ -141,7 +145,7 @@ def tasks() -> list[Task]:
     params, x = dense(keys[3], (784, 128, 10), True), jax.random.uniform(keys[4], (8192, 784))
     y = jax.random.categorical(keys[5], feed_forward(params, x, True))
     own = {"kind": "mlp", "loss": "cross_entropy", "batch_size": 512, "step_size": 1e-6}
-    add_task("MLP 784-128-10, batch 512", params, apply, cross_entropy, {"x": x, "y": y}, (4, 16, 64), **own)
+    add_task("MLP 784-128-10, batch 512", params, apply, cross_entropy, {"x": x, "y": y}, (4, 16), **own)
 
     params, x = dense(keys[6], (500, 500, 500, 500, 500), False), jax.random.normal(keys[7], (4096, 500))
     linear = partial(feed_forward, activation=False)
@@ -183,15 +187,15 @@ def theirs(folder: Path, peer: str, file: Path) -> Run:
     def run(chains: int, draws: int, burn_in: int, seed: int) -> dict[str, Any]:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(json.dumps({"chains": chains, "draws": draws, "burn_in": burn_in, "seed": seed}) + "\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-        while line and not line.startswith("{"):
-            line = process.stdout.readline()
-        if not line:
-            told.seek(0)
-            raise RuntimeError(f"{peer} ended with {process.wait()}: {told.read()[-2000:]}")
-        return json.loads(line)
+        if process.poll() is None:
+            request = {"chains": chains, "draws": draws, "burn_in": burn_in, "seed": seed}
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+        for line in process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        told.seek(0)
+        raise RuntimeError(f"{peer} ended with {process.wait()}: {told.read()[-2000:]}")
 
     return run
 
@@ -204,7 +208,7 @@ def save(task: Task, file: Path) -> None:
 
 
 def measure(runs: dict[str, Run], lanes: int, short: int) -> dict[str, Any]:
-    """name -> first run (with compilation), chain-steps a second at each turn, λ̂ at each turn."""
+    """name -> first run (with compilation), draws of a long one, chain-steps a second at each turn."""
     found: dict[str, Any] = {}
     lengths, burn_in = {}, short // 2
     for name, run in runs.items():
@@ -214,17 +218,32 @@ def measure(runs: dict[str, Run], lanes: int, short: int) -> dict[str, Any]:
         each = max(trial, 1e-3) / (3 * short)
         lengths[name] = short + max(3 * short, min(int(SECONDS / each), 100_000) // short * short)
         run(lanes, lengths[name], burn_in, 0)  # compiles what a longer run has of its own
-        found[name] = {"first": round(first, 2), "draws": lengths[name], "rate": [], "llc": []}
+        found[name] = {"first": round(first, 2), "draws": lengths[name], "rate": []}
     for turn in range(1, TURNS + 1):
         for name, run in runs.items():
-            brief, long = run(lanes, short, burn_in, turn), run(lanes, lengths[name], burn_in, turn)
+            brief, long = (run(lanes, draws, burn_in, turn)["seconds"] for draws in (short, lengths[name]))
             steps = lanes * (lengths[name] - short)
-            found[name]["rate"].append(round(steps / (long["seconds"] - brief["seconds"]), 1))
-            found[name]["llc"].append(float(np.mean(long["llcs"])))
+            found[name]["rate"].append(round(steps / (long - brief), 1))
+    return found
+
+
+def compare(runs: dict[str, Run], short: int) -> dict[str, list[float]]:
+    """name -> [λ̂, its standard error] of runs of equal length, of the samplers that are to have the same law.
+
+    Raises:
+        AssertionError: two lie apart by more than their errors tell.
+    """
+    found = {}
+    for name, run in runs.items():
+        llcs = run(AGREEING, 4 * short, 2 * short, 0)["llcs"]
+        found[name] = [float(np.mean(llcs)), float(np.std(llcs, ddof=1) / math.sqrt(AGREEING))]
+    for (a, (x, dx)), (b, (y, dy)) in combinations(found.items(), 2):
+        assert abs(x - y) < SIGMAS * math.hypot(dx, dy), f"{a}: {x} ± {dx}, but {b}: {y} ± {dy}"
     return found
 
 
 def main(folder: Path) -> None:
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
     for task in tasks():
         with tempfile.TemporaryDirectory() as temporary:
             file = Path(temporary) / "task.npz"
@@ -235,6 +254,10 @@ def main(folder: Path) -> None:
                 "sltjax, anchored": ours(task, sltjax.samplers.gaussian, True),
                 **{name: theirs(folder, peer, file) for name, peer in PEERS.items()},
             }
+            if task.name not in load(AGREEMENT):
+                same = {name: run for name, run in runs.items() if not name.endswith("anchored")}
+                add(AGREEMENT, task.name, compare(same, task.short))
+                print(task.name, load(AGREEMENT)[task.name], flush=True)
             for lanes in task.lanes:
                 name = f"{task.name}, {lanes} lanes"
                 # devinterp runs one chain after another: its chain-steps a second are those of few lanes

@@ -10,6 +10,7 @@ and one compilation. Looking for the step size is not counted.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ BURN_IN = 5  # autocorrelation times before a chain is recorded
 
 def estimate(name: str, seed: int) -> None:
     """What a new process does: print λ̂ of a case."""
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
     case = CASES[name]
     built = case.build()
     began = time.perf_counter()

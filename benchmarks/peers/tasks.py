@@ -70,6 +70,7 @@ def read(path):
         arrays = dict(file)
     settings = json.loads(str(arrays.pop("settings")))
     x, y = (torch.tensor(arrays.pop(name)) for name in ("x", "y"))
+    y = y if y.is_floating_point() else y.long()
     if settings["kind"] == "transformer":
         model = Transformer(arrays, settings["heads"])
     else:
