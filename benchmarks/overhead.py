@@ -31,7 +31,7 @@ from sltjax.schedule import Schedule
 FILE = Path(__file__).parent / "overhead.json"
 TABLE = Path(__file__).parent / "SPEED.md"
 STEPS, TURNS = 10, 5
-PEERS_TOLD = """Chain-steps a second, and how many times that sltjax takes with the same plain SGLD, by its better noise.
+PEERS_TOLD = """Chain-steps a second, and how many times that sltjax takes with the same SGLD, by its better noise.
 sltjax has the cores as jax's devices (`jax_num_cpu_devices`), the peers have them as threads. devinterp runs one chain
 after another, so that its rate is that of 4 lanes at any number of them. Compilation is left out."""
 NOISES = {"±1 noise": rademacher, "Gaussian noise": gaussian}

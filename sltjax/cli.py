@@ -46,7 +46,7 @@ def _keep_programs() -> None:
     """Let jax keep what it compiles, unless it is told where; each machine apart, for their instructions differ."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(caches / "sltjax" / platform.node()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
