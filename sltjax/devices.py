@@ -70,7 +70,7 @@ def cores(num_chains: int) -> Mesh | None:
     jax makes several of the cores where it is told to, by `jax.config.update("jax_num_cpu_devices", 8)` before it is
     first used, or by JAX_NUM_CPU_DEVICES.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or jax.process_count() > 1:
         return None
     devices = jax.local_devices()
     used = math.gcd(num_chains, len(devices))
