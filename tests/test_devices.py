@@ -81,9 +81,10 @@ def test_programs_lowered_from_shapes_run_send_nothing_between_lanes_and_hold_th
     assert said["passed_on"] == 2 * 4 * sum(map(math.prod, expected.values())) + flags
 
 
+@pytest.mark.slow
 def test_chains_share_the_cores_where_jax_is_told_to(tmp_path):
-    alone = json.loads(finish(start("chains", tmp_path)).splitlines()[-1])
-    shared = json.loads(finish(start("chains", tmp_path, devices=3)).splitlines()[-1])
+    processes = [start("chains", tmp_path, devices=devices) for devices in (1, 3)]
+    alone, shared = (json.loads(finish(process).splitlines()[-1]) for process in processes)
     assert (alone["devices"], shared["devices"]) == (1, 3)
     np.testing.assert_allclose(shared["sample"], alone["sample"], rtol=2e-4)
     assert shared["estimate"] == pytest.approx(alone["estimate"], rel=1e-3)
