@@ -145,7 +145,7 @@ def tasks() -> list[Task]:
     params, x = dense(keys[3], (784, 128, 10), True), jax.random.uniform(keys[4], (8192, 784))
     y = jax.random.categorical(keys[5], feed_forward(params, x, True))
     own = {"kind": "mlp", "loss": "cross_entropy", "batch_size": 512, "step_size": 1e-6}
-    add_task("MLP 784-128-10, batch 512", params, apply, cross_entropy, {"x": x, "y": y}, (4, 16), **own)
+    add_task("MLP 784-128-10, batch 512", params, apply, cross_entropy, {"x": x, "y": y}, (4, 16, 64), **own)
 
     params, x = dense(keys[6], (500, 500, 500, 500, 500), False), jax.random.normal(keys[7], (4096, 500))
     linear = partial(feed_forward, activation=False)

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from sltjax import observables as observe
 from sltjax.curvature import STEP_TIMES_CURVATURE, curvature_a_step_away, curvature_met
-from sltjax.devices import fetch, portable
+from sltjax.devices import fetch
 from sltjax.diagnostics import MAX_RHAT
 from sltjax.estimators import HEAT_DOUBT, llc
 from sltjax.heat import gradient_noise, heat_of_noise, heat_share, sample_judged
@@ -269,7 +269,7 @@ def choose(
     spent, clock = 0, _Clock()
     while True:
         trace = sample_judged(
-            portable(pilot_key),
+            pilot_key,
             posteriors,
             steps,
             sampler,

@@ -47,9 +47,10 @@ def _keep_programs() -> None:
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(caches / "sltjax" / platform.node()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+        if caches.is_absolute():  # a user may have no home
+            jax.config.update("jax_compilation_cache_dir", str(caches / "sltjax" / platform.node()))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @app.command()

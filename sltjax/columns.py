@@ -42,6 +42,7 @@ from sltjax.estimators import (
 from sltjax.losses import BehavioralLoss
 from sltjax.observables import Losses, PartLosses, losses
 from sltjax.posterior import LocalPosterior, default_nbeta
+from sltjax.threefry import portable
 from sltjax.types import Batch, Estimate, Health, Observable, RngKey, Trace
 from sltjax.validation import count_examples
 
@@ -206,7 +207,7 @@ def settle(
         some = spread(count_examples(given.examples)) if isinstance(given, Losses) else some
     elif needs_all or {"influence", "susceptibility"}.intersection(asked):
         recorded[LOSSES] = losses(posterior.loss, data if needs_all else jax.tree.map(lambda x: x[some], data))
-    raw = np.asarray(jax.random.key_data(key))
+    raw = portable(key)
     metrics = {HESSIAN: HessianMetric(raw, posterior.loss, posterior.select)} if "hessian" in asked else {}
     settled: Asked = {name: {} for name in asked}
     for name in {"influence", "susceptibility"}.intersection(asked):

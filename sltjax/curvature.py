@@ -14,14 +14,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from sltjax import observables as observe
-from sltjax.devices import fetch, in_turn, portable
+from sltjax.devices import fetch, in_turn
 from sltjax.estimators.hessian import hessian_product
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import LeimkuhlerMatthews
 from sltjax.samplers.noise import gaussian
 from sltjax.sampling import draw_batch, sample_block
 from sltjax.schedule import Schedule
-from sltjax.threefry import as_threefry
+from sltjax.threefry import as_threefry, portable
 from sltjax.types import Batch, Info, Params, RngKey, Trace
 
 STEP_TIMES_CURVATURE = 0.5  # an eighth of the stability bound of a Langevin step, which leaves room for batches
@@ -51,7 +51,7 @@ def curvature_a_step_away(
     Returns:
         For each checkpoint; NaN where the potential is finite at no distance, or its curvature beyond measure.
     """
-    numbers = portable(as_threefry(key))
+    numbers = portable(key)
     curvature = np.full(len(steps), np.nan)
     growing = np.ones(len(steps), bool)
     for size in FIRST_STEP_SIZES:

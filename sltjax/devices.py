@@ -7,7 +7,7 @@ the same program on the same values.
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from sltjax.types import Params, RngKey
+from sltjax.types import Params
 
 AXES = ("checkpoint", "chain", "model")
 
@@ -61,7 +61,7 @@ def make_mesh(sizes: Devices = None) -> Mesh | None:
 
 def one_device(device: jax.Device | None = None) -> Mesh:
     """A mesh of that device alone, or of the first."""
-    return Mesh(np.array([[device or jax.local_devices()[0]]]), AXES[:2], axis_types=(AxisType.Auto,) * 2)
+    return _along_chains([device or jax.local_devices()[0]])
 
 
 def cores(num_chains: int) -> Mesh | None:
@@ -74,9 +74,11 @@ def cores(num_chains: int) -> Mesh | None:
         return None
     devices = jax.local_devices()
     used = math.gcd(num_chains, len(devices))
-    if used == 1:
-        return None
-    return Mesh(np.array([devices[:used]]), AXES[:2], axis_types=(AxisType.Auto,) * 2)
+    return _along_chains(devices[:used]) if used > 1 else None
+
+
+def _along_chains(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.array([devices]), AXES[:2], axis_types=(AxisType.Auto,) * 2)
 
 
 def mesh_around(params: Params, num_chains: int | None = None) -> tuple[Mesh, Partition | None]:
@@ -152,11 +154,6 @@ def replicate(tree: Any, mesh: Mesh | None) -> Any:
         return _put(np.asarray(x), everywhere)
 
     return jax.tree.map(put, tree)
-
-
-def portable(key: RngKey) -> np.ndarray:
-    """A threefry key as its two numbers, which a program on any devices takes."""
-    return np.asarray(jax.random.key_data(key) if jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) else key)
 
 
 def _put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:

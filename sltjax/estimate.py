@@ -6,13 +6,11 @@ import jax
 import numpy as np
 
 from sltjax.calibration import ERROR, Asked, choose, choose_num_chains, settle
-from sltjax.devices import portable
 from sltjax.diagnostics import require_healthy
 from sltjax.estimators import llc
 from sltjax.heat import sample_judged
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.sampling import condition_all, over_cores
-from sltjax.threefry import as_threefry
 from sltjax.types import Batch, Estimate, Loss, Params, RngKey, Sampler
 from sltjax.validation import as_float32, count_examples
 
@@ -74,7 +72,7 @@ def estimate_llc(
     size, cost = settle(asked, posterior, data)
     anchors, data, mesh = over_cores(params, data, choose_num_chains(asked, cost * size))
     posteriors = condition_all(posterior.at(anchors), data, size)
-    pilot_key, chain_key = map(portable, jax.random.split(as_threefry(key)))
+    pilot_key, chain_key = jax.random.split(key)
     step = np.zeros(1, int)
     chosen = choose(pilot_key, posteriors, step, data, asked, size, cost, mesh)
     trace = sample_judged(chain_key, posteriors, step, chosen.sampler, data, chosen.schedule, mesh=mesh)

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
@@ -16,6 +15,7 @@ from sltjax.checkpoints import digest
 from sltjax.losses import BehavioralLoss
 from sltjax.observables import bind
 from sltjax.posterior import LocalPosterior
+from sltjax.threefry import raw_of
 from sltjax.types import Batch, Info, Measured, Observable, Params, RngKey
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+|0x[0-9a-f]{6,}")
@@ -81,8 +81,7 @@ def of_observables(observables: Mapping[str, Observable], posterior: LocalPoster
 
 def of_key(key: RngKey) -> list[int]:
     """The numbers in a key."""
-    data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    return np.asarray(data).tolist()
+    return np.asarray(raw_of(key)).tolist()
 
 
 def versions() -> dict[str, str]:

@@ -19,12 +19,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from sltjax.curvature import largest_curvature
-from sltjax.devices import fetch, in_turn, portable
+from sltjax.devices import fetch, in_turn
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import SGHMC, SGLD, Identity, LeimkuhlerMatthews, UnderdampedLangevin
 from sltjax.sampling import DEFAULT_OBSERVABLES, draw_batch, sample_block, trace_block
 from sltjax.schedule import Schedule
-from sltjax.threefry import as_threefry
+from sltjax.threefry import as_threefry, portable
 from sltjax.types import Batch, Params, RngKey, Sampler, Trace
 from sltjax.validation import count_examples
 

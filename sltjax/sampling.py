@@ -27,7 +27,6 @@ from sltjax.devices import (
     lay_lanes,
     layout_of,
     place,
-    portable,
     replicate,
     shardings,
     spread,
@@ -36,7 +35,7 @@ from sltjax.losses import BehavioralLoss
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers.adaptation import set_learning
 from sltjax.schedule import Schedule
-from sltjax.threefry import as_threefry, once
+from sltjax.threefry import as_threefry, once, portable
 from sltjax.types import Batch, Info, Observable, Params, RngKey, Sampler, Trace
 from sltjax.validation import as_float32, validate
 
@@ -87,7 +86,7 @@ def sample(
     anchors, data, mesh = over_cores(as_float32(posterior.anchor), data, num_chains)
     posteriors = condition_all(posterior.at(anchors), data, batch_size)
     step = np.zeros(1, int)
-    trace = sample_block(portable(key), posteriors, step, sampler, data, schedule, observables, mesh=mesh)
+    trace = sample_block(key, posteriors, step, sampler, data, schedule, observables, mesh=mesh)
     return jax.tree.map(lambda x: x[0], trace)
 
 
@@ -135,7 +134,8 @@ def sample_block(
     kinds = kinds_of(sampler)
     recorders = replicate(_recorders(observables), mesh)
     layout = layout_of(posteriors.anchor, mesh)
-    lanes, states = _start(key, posteriors, np.asarray(steps), sampler, kinds, schedule.num_chains, mesh, layout)
+    where = (posteriors, np.asarray(steps), sampler, kinds, schedule.num_chains, mesh, layout)
+    lanes, states = _start(portable(key), *where)
     layout = layout_of(states, mesh)
     total = schedule.burn_in_draws + schedule.num_draws
     num_lanes = len(steps) * schedule.num_chains

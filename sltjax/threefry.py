@@ -7,9 +7,11 @@ between the devices that share an array. What many take, such as a key, is compu
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.random import define_prng_impl
@@ -34,8 +36,19 @@ def as_threefry(key: RngKey) -> Array:
 
 def words_of(key: RngKey) -> Words:
     """The two words of a threefry key, new style or old; two drawn from a key of another kind."""
-    raw = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    return jnp.asarray(raw) if raw.shape == (2,) else jax.random.bits(key, (2,), jnp.uint32)
+    raw = raw_of(key)
+    return raw if raw.shape == (2,) else jax.random.bits(key, (2,), jnp.uint32)
+
+
+def raw_of(key: Any) -> UInt32[Array, " word"]:
+    """The words of a key of any kind, new style or old.
+
+    Raises:
+        TypeError: it is no array, such as a seed.
+    """
+    if not hasattr(key, "dtype"):
+        raise TypeError(f"key: got {key!r}, expected a key, such as jax.random.key(0)")
+    return jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jnp.asarray(key)
 
 
 def numbers(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
@@ -48,6 +61,11 @@ def numbers(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
     if size >= 2**32:
         raise ValueError(f"got {size:,} random numbers at once, of shape {shape}, expected fewer than 2**32")
     return lax.iota(jnp.uint32, size).reshape(shape)
+
+
+def portable(key: RngKey) -> np.ndarray:
+    """The same key as its two words, which a program on any devices takes."""
+    return np.asarray(words_of(key))
 
 
 def cipher(key: Words, first: UInt32[Array, "*#n"], second: UInt32[Array, "*#n"]) -> tuple[Array, Array]:

@@ -315,3 +315,17 @@ def test_programs_are_kept_for_the_next_call_where_jax_is_not_told_otherwise(tmp
     said = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     expected = tmp_path / "told" if told else tmp_path / "sltjax" / platform.node()
     assert Path(said.stdout.strip()) == expected
+
+
+def test_a_user_without_a_home_keeps_no_programs():
+    gone = {"HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"}
+    environment = {name: value for name, value in os.environ.items() if name not in gone}
+    code = """
+import os, pwd, jax
+pwd.getpwuid = lambda user: {}[user]
+from sltjax import cli
+cli._keep_programs()
+print(jax.config.jax_compilation_cache_dir)
+"""
+    said = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert said.stdout.strip() == "None"

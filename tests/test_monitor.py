@@ -241,18 +241,20 @@ def test_ctrl_c_ends_training_and_chains(monkeypatch):
     def advance(self, chain_steps):
         told.append(chain_steps)
         if len(told) == 1:
-            for _ in range(3):  # Python forgets one that comes while it collects garbage
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-                if interrupted.wait(10):
-                    break
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            interrupted.wait(10)
         original(self, chain_steps)
 
     interrupted, visit = threading.Event(), sys.modules["sltjax.monitoring.monitor"]._Visit
     original = visit.advance
     monkeypatch.setattr(visit, "advance", advance)
     monitor = watch()
-    with pytest.raises(KeyboardInterrupt):
-        monitor(0, network())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts with & ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            monitor(0, network())
+    finally:
+        signal.signal(signal.SIGINT, before)
     interrupted.set()
     monitor.close()
     assert len(told) == 1

@@ -103,6 +103,12 @@ def test_any_kind_of_key_gives_chains_of_their_own():
     for draws in (new, rbg):
         lanes = draws.reshape(6, -1)[:, 1:]
         assert len(np.unique(lanes[:, 0])) == 6
+    anchor = {"w": jnp.array([0.1, 0.2, 0.3])}  # that of step 0, which seeds the noise of `sample`
+    posterior = sltjax.LocalPosterior(loss, anchor, 5.0, 1.0)
+    lengths = {"num_chains": 3, "num_draws": 12, "burn_in": 5, "thin": 2, "batch_size": 10}
+    for key, draws in zip(keys, (old, new, rbg), strict=True):
+        one = sltjax.sample(key, posterior, sltjax.SGLD(1e-3), DATA, **lengths)["delta_loss"]
+        np.testing.assert_allclose(one, draws[0], rtol=1e-5, atol=1e-7)
 
 
 def test_observables_record_what_they_are_given():

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.random import threefry_2x32
 
-from sltjax.threefry import as_threefry, once
+from sltjax.threefry import as_threefry, cipher, once, portable, raw_of
 
 NUMBERS = {
     "split": lambda key: jax.random.key_data(jax.random.split(key, (3, 2))),
@@ -16,6 +17,12 @@ NUMBERS = {
     "one number": lambda key: jax.random.uniform(key),
     "flips": lambda key: jax.random.bernoulli(key, shape=(8,)),
 }
+
+
+def test_the_cipher_is_that_of_jax():
+    key, first, second = jnp.array([7, 2**31 + 5], jnp.uint32), jnp.arange(1000, dtype=jnp.uint32), jnp.uint32(3)
+    expected = threefry_2x32(key, jnp.concatenate([first, jnp.full(1000, second)]))
+    np.testing.assert_array_equal(jnp.concatenate(cipher(key, first, second)), expected)
 
 
 @pytest.mark.parametrize("draw", NUMBERS.values(), ids=NUMBERS)
@@ -40,6 +47,18 @@ def test_keys_of_every_kind_are_taken():
     np.testing.assert_array_equal(jax.random.normal(as_threefry(as_threefry(key)), (1000,)), drawn)
     other = jax.random.normal(as_threefry(jax.random.key(7, impl="rbg")), (1000,))
     assert abs(np.corrcoef(other, drawn)[0, 1]) < 0.13
+
+
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg"])
+def test_a_key_is_carried_to_any_devices_as_two_words(kind):
+    key = jax.random.key(7, impl=kind)
+    assert portable(key).shape == (2,)
+    np.testing.assert_array_equal(portable(key), jax.random.key_data(as_threefry(key)))
+
+
+def test_a_seed_is_no_key():
+    with pytest.raises(TypeError, match=r"got 0, expected a key, such as jax\.random\.key\(0\)"):
+        raw_of(0)
 
 
 def test_more_numbers_than_counters_are_refused():

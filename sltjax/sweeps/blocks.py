@@ -13,7 +13,7 @@ from jaxtyping import Array, Int
 
 from sltjax.calibration import Pace, default_rule
 from sltjax.checkpoints import CheckpointError, Source, digest, read_ahead
-from sltjax.devices import Devices, Partition, fetch, make_mesh, place, portable, replicate, tell
+from sltjax.devices import Devices, Partition, fetch, make_mesh, place, replicate, tell
 from sltjax.heat import sample_judged
 from sltjax.posterior import LocalPosterior
 from sltjax.results import METRIC, OBSERVED
@@ -22,7 +22,7 @@ from sltjax.schedule import Schedule
 from sltjax.store import StoreError, Unit
 from sltjax.sweeps.manifest import Metric
 from sltjax.sweeps.progress import Report
-from sltjax.threefry import as_threefry
+from sltjax.threefry import as_threefry, portable
 from sltjax.types import Batch, Observable, Params, RngKey, Sampler
 from sltjax.validation import as_float32
 
@@ -92,7 +92,7 @@ class Job:
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to the devices of one machine."""
         kept = {name: value for name, value in vars(self).items() if name not in ("mesh", "placed_data")}
-        return {**kept, "key": portable(as_threefry(self.key)), "data": jax.tree.map(np.asarray, self.data)}
+        return {**kept, "key": portable(self.key), "data": jax.tree.map(np.asarray, self.data)}
 
     @cached_property
     def mesh(self) -> Mesh | None:
@@ -183,7 +183,7 @@ class Job:
         posteriors = condition_all(self.posterior.at(anchors), self.placed_data, self.schedule.batch_size)
         sampler = self._calibrated(posteriors, np.asarray(slots)) if self.sampler is None else self.sampler
         trace = sample_judged(
-            portable(as_threefry(self.key)),
+            self.key,
             posteriors,
             np.asarray(slots),
             sampler,
