@@ -182,7 +182,8 @@ def run_chains(folder):
     lengths = {"num_chains": 6, "num_draws": 30, "burn_in": 10, "thin": 1, "batch_size": 32}
     where = checkpoints.load(1)
     posterior = sltjax.LocalPosterior(behavior.at(where), where, 50.0, 1.0)
-    key, sampler = jax.random.key(0), sltjax.SGLD(1e-4)
+    key = jax.device_put(jax.random.key(0), jax.devices()[-1])  # where a training may have left it
+    sampler = sltjax.SGLD(1e-4)
     trace = sltjax.sample(key, posterior, sampler, data, **lengths)
     estimate = sltjax.estimate_llc(key, behavior, where, data, sampler=sampler, **lengths)
     found = {"sample": trace["delta_loss"].tolist(), "estimate": float(estimate.value)}

@@ -5,7 +5,7 @@ import pytest
 
 import sltjax
 from sltjax import schedule as schedule_module
-from sltjax.sampling import condition_all, sample_block
+from sltjax.sampling import condition_all, lower_block, sample_block
 from sltjax.schedule import Schedule
 
 DATA = jax.random.normal(jax.random.key(3), (50, 3))
@@ -109,6 +109,14 @@ def test_any_kind_of_key_gives_chains_of_their_own():
     for key, draws in zip(keys, (old, new, rbg), strict=True):
         one = sltjax.sample(key, posterior, sltjax.SGLD(1e-3), DATA, **lengths)["delta_loss"]
         np.testing.assert_allclose(one, draws[0], rtol=1e-5, atol=1e-7)
+
+
+def test_which_examples_a_batch_has_is_computed_once_not_for_each_number_of_theirs():
+    posterior = sltjax.LocalPosterior(loss, {"w": jnp.zeros(3)}, 5.0, 1.0)
+    text = lower_block(posterior, 1, sltjax.SGLD(1e-3), DATA, SCHEDULE)["advance"].compile().as_text()
+    gathering = [part for part in text.split("\n\n") if " gather(" in part]
+    assert gathering
+    assert not any(" xor(" in part for part in gathering)
 
 
 def test_observables_record_what_they_are_given():
