@@ -18,6 +18,7 @@ import against_peers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import startup
 import to_error
 from results import load, write
 
@@ -151,6 +152,12 @@ def against(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def not_run(found: dict[str, Any]) -> list[str]:
+    names = [f"{task.name}, {lanes} lanes" for task in against_peers.tasks() for lanes in task.lanes]
+    missing = [name for name in names if name not in found]
+    return [f"Not run yet: {'; '.join(missing)}."] if missing else []
+
+
 def _rate(rate: float | None, best: float | None) -> str:
     if rate is None:
         return ""
@@ -182,9 +189,12 @@ def text() -> str:
             "## Against peers",
             PEERS_TOLD,
             against(peers),
+            *not_run(peers),
             "λ̂ at the same ε, γ, nβ and lengths, far from settled, ± by the spread of 16 chains: the same law.",
             agreement(load(against_peers.AGREEMENT)),
         ]
+    if load(startup.FILE):
+        sections += ["## Starting", startup.section()]
     if load(to_error.FILE):
         sections += ["## Seconds to a standard error of 2 %", *to_error.__doc__.split("\n\n")[2:], to_error.section()]
     return "\n\n".join(sections) + "\n"
