@@ -132,7 +132,7 @@ def poison(folder):
 
     from sltjax.sweeps import Ray
 
-    ray.init(num_cpus=1, log_to_driver=False)
+    ray.init("local", num_cpus=1, log_to_driver=False)  # of its own, though another test may have one
     marker = folder / "poison"
     marker.write_text("")
     engine = Ray(retries=1, environment={"SLTJAX_TEST": "1"})
