@@ -50,7 +50,7 @@ def _keep_programs() -> None:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
         if caches.is_absolute():  # a user may have no home
             jax.config.update("jax_compilation_cache_dir", str(caches / "sltjax" / platform.node()))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # a hundred small ones add up
 
 
 @app.command()

@@ -286,6 +286,7 @@ def _advance(
     chunk: int,
     layout: Layout,
 ) -> tuple[Any, Trace]:
+    @partial(jax.jit, inline=True)  # traced once, for what it returns and to run
     def step(states: Any, time: Array) -> tuple[Any, Info]:
         batch = draw_batch(jax.random.fold_in(lanes.batch_key, time), data, batch_size)
         states = set_learning(states, time < burn_in_steps)

@@ -7,14 +7,17 @@ between the devices that share an array. What many take, such as a key, is compu
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import ShapedArray, Tracer
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.extend.core import Primitive
 from jax.extend.random import define_prng_impl
+from jax.interpreters import batching, mlir
 from jaxtyping import Array, UInt, UInt32
 
 from sltjax.types import RngKey
@@ -24,6 +27,7 @@ _ROUNDS = 20
 _PARITY = 0x1BD11BDA
 
 Words = UInt32[Array, "2"]
+AnyArray: TypeAlias = Array | np.ndarray
 
 
 def as_threefry(key: RngKey) -> Array:
@@ -70,16 +74,38 @@ def portable(key: RngKey) -> np.ndarray:
 
 def cipher(key: Words, first: UInt32[Array, "*#n"], second: UInt32[Array, "*#n"]) -> tuple[Array, Array]:
     """Threefry-2×32 of 20 rounds (Salmon et al. 2011): two words for each counter."""
-    schedule = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
-    x, y = first + schedule[0], second + schedule[1]
+    shape = np.broadcast_shapes(np.shape(first), np.shape(second))
+    x, y = _ROUNDS_OF.bind(*(jnp.broadcast_to(word, shape) for word in (key[0], key[1], first, second)))
+    return x, y
+
+
+def _rounds(key0: AnyArray, key1: AnyArray, x: AnyArray, y: AnyArray) -> tuple[AnyArray, AnyArray]:
+    """The cipher itself, of JAX's arrays or of NumPy's."""
+    schedule = (key0, key1, key0 ^ key1 ^ np.uint32(_PARITY))
+    x, y = x + key0, y + key1
     for turn in range(_ROUNDS):
         x = x + y
-        by = _ROTATIONS[turn % 8]
-        y = ((y << by) | (y >> (32 - by))) ^ x
+        left, right = (np.uint32(by) for by in (_ROTATIONS[turn % 8], 32 - _ROTATIONS[turn % 8]))
+        y = ((y << left) | (y >> right)) ^ x
         if turn % 4 == 3:
             group = turn // 4 + 1
-            x, y = x + schedule[group % 3], y + schedule[(group + 1) % 3] + jnp.uint32(group)
+            x, y = x + schedule[group % 3], y + schedule[(group + 1) % 3] + np.uint32(group)
     return x, y
+
+
+def _shapes_of(*words: ShapedArray) -> tuple[ShapedArray, ShapedArray]:
+    shape = np.broadcast_shapes(*(word.shape for word in words))
+    whole = next((word for word in words if word.shape == shape), ShapedArray(shape, words[0].dtype))
+    return whole, whole
+
+
+# To vmap the cipher is one operation: its 100 operations are written out where it is lowered, once for a shape.
+_ROUNDS_OF = Primitive("threefry_written_out")
+_ROUNDS_OF.multiple_results = True
+_ROUNDS_OF.def_impl(jax.jit(_rounds))
+_ROUNDS_OF.def_abstract_eval(_shapes_of)
+batching.defbroadcasting(_ROUNDS_OF)
+mlir.register_lowering(_ROUNDS_OF, mlir.lower_fun(_rounds, multiple_results=True))
 
 
 def once(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -104,14 +130,26 @@ def _seed(seed: Array) -> Words:
     return jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
 
 
-@jax.jit(static_argnums=1)
 def _split(key: Words, shape: tuple[int, ...]) -> UInt32[Array, "*shape 2"]:
-    return once(lambda key: jnp.stack(cipher(key, jnp.uint32(0), numbers(shape)), axis=-1))(key)
+    if isinstance(key, Tracer):
+        return _traced_keys(key, numbers(shape), -1)
+    return _known_keys(key, np.arange(math.prod(shape), dtype=np.uint32).reshape(shape), -1)
 
 
-@jax.jit
 def _fold_in(key: Words, number: Array) -> Words:
-    return once(lambda key, number: jnp.stack(cipher(key, jnp.uint32(0), number)))(key, number.astype(jnp.uint32))
+    make = _traced_keys if isinstance(key, Tracer) or isinstance(number, Tracer) else _known_keys
+    return make(key, number.astype(jnp.uint32), 0)
+
+
+def _known_keys(key: Words, counters: AnyArray, axis: int) -> UInt32[Array, "..."]:
+    """A key for each counter, by NumPy: nothing is compiled for it."""
+    words = _rounds(*np.asarray(key)[:, None], np.zeros(1, np.uint32), np.ravel(counters))
+    return jnp.asarray(np.stack([word.reshape(np.shape(counters)) for word in words], axis))
+
+
+@jax.jit(static_argnums=2)
+def _traced_keys(key: Words, counters: Array, axis: int) -> UInt32[Array, "..."]:
+    return once(lambda key, counters: jnp.stack(cipher(key, jnp.uint32(0), counters), axis))(key, counters)
 
 
 @jax.jit(static_argnums=(1, 2))

@@ -1,0 +1,142 @@
+"""What a chain-step costs as chains, checkpoints, parameters and data grow, and how near that is to the machine's best.
+
+`python benchmarks/scaling.py` writes scaling.json, overhead.py the table. The model is an MLP of tanh, 8-64-64-1 where
+nothing else is said, at batch 128, 4 chains around 1 checkpoint, 1,024 examples; the sampler plain SGLD with ±1 noise.
+The least time is the roofline's: the FLOPs of the gradient at the rate of a product of two 2,048 × 2,048 matrices, or
+four passes over the weights (each is read and written, and so is its gradient) at that of adding large arrays,
+whichever takes longer. Both rates are measured in the same run.
+"""
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import against_peers
+import jax
+import jax.numpy as jnp
+import numpy as np
+from results import load, write
+
+import sltjax
+from sltjax.calibration import gradient_flops
+from sltjax.samplers import rademacher
+from sltjax.sampling import condition_all, sample_block
+from sltjax.schedule import Schedule
+
+FILE = Path(__file__).parent / "scaling.json"
+BATCH, SHORT, TURNS, SECONDS = 128, 10, 5, 0.5
+PASSES = 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is sampled at once."""
+
+    chains: int = 4
+    checkpoints: int = 1
+    width: int = 64
+    examples: int = 1024
+
+
+AXES = {
+    "chains": (1, 4, 16, 64, 256),
+    "checkpoints": (1, 4, 16, 64),
+    "width": (16, 64, 256, 1024),
+    "examples": (1_000, 10_000, 100_000, 1_000_000),
+}
+
+
+def sampled(size: Size) -> tuple[Callable[[int], Any], float, int]:
+    """steps -> the draws of so many steps of all lanes; the FLOPs of the gradients of a step, and the weights moved."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = against_peers.dense(keys[0], (8, size.width, size.width, 1), True)
+    x = jax.random.normal(keys[1], (size.examples, 8))
+    data = {"x": x, "y": jax.random.normal(keys[2], (size.examples, 1))}
+
+    def loss(params: Any, batch: Any) -> jax.Array:
+        return against_peers.squared(against_peers.feed_forward(params, batch["x"], True), batch["y"])
+
+    posterior = sltjax.LocalPosterior(loss, params, size.examples / math.log(size.examples), 1.0, anchored=False)
+    stack = jax.tree.map(lambda w: jnp.repeat(w[None], size.checkpoints, axis=0), params)
+    posteriors = condition_all(posterior.at(stack), data, BATCH)
+    sampler, steps = sltjax.SGLD(1e-6, noise=rademacher), np.arange(size.checkpoints)
+
+    def run(count: int) -> Any:
+        schedule = Schedule(size.chains, count, 0, 1, BATCH)
+        return sample_block(jax.random.key(0), posteriors, steps, sampler, data, schedule)
+
+    lanes = size.chains * size.checkpoints
+    return run, lanes * BATCH * gradient_flops(posterior, data), lanes * sum(w.size for w in params.values())
+
+
+def slope(run: Callable[[int], Any]) -> float:
+    """Seconds a step, the median of turns, preparation left out."""
+
+    def seconds(steps: int) -> float:
+        began = time.perf_counter()
+        run(steps)
+        return time.perf_counter() - began
+
+    long = 4 * SHORT
+    for steps in (SHORT, long):
+        seconds(steps)  # compiles
+    while seconds(long) < SECONDS:
+        long *= 2
+    seconds(long)
+    return statistics.median((seconds(long) - seconds(SHORT)) / (long - SHORT) for _ in range(TURNS))
+
+
+def best(function: Callable[..., jax.Array], *args: jax.Array) -> float:
+    """The least seconds of a call."""
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def machine() -> dict[str, float]:
+    """FLOPs and bytes a second, at best."""
+    square, long = jnp.ones((2048, 2048)), jnp.ones(2**26)
+    flops = 2 * 2048**3 / best(jax.jit(jnp.matmul), square, square)
+    return {"flops": flops, "bytes": 2 * long.nbytes / best(jax.jit(partial(jnp.add, 1.0)), long)}
+
+
+def section() -> str:
+    """A row a size."""
+    found = load(FILE)
+    flops, moved = found["machine"]["flops"], found["machine"]["bytes"]
+    told = f"{' '.join(__doc__.split(chr(10) * 2)[1].split())} Here: {flops / 1e9:.0f} GFLOP/s, {moved / 1e9:.0f} GB/s."
+    told = told.split("table. ", 1)[1]
+    lines = ["| what grows | | chain-steps a second | GFLOP/s | of the least time |", "|---|---|---|---|---|"]
+    for axis, rows in found["axes"].items():
+        for count, row in rows.items():
+            least = max(row["flops"] / flops, PASSES * 4 * row["weights"] / moved)
+            cells = [f"{row['lanes'] / row['seconds']:,.0f}", f"{row['flops'] / row['seconds'] / 1e9:.1f}"]
+            lines.append(f"| {axis} | {int(count):,} | {' | '.join(cells)} | {row['seconds'] / least:.1f} × |")
+    return f"{told}\n\n" + "\n".join(lines)
+
+
+def main() -> None:
+    axes: dict[str, dict[str, Any]] = {}
+    for axis, counts in AXES.items():
+        for count in counts:
+            size = replace(Size(), **{axis: count})
+            run, flops, weights = sampled(size)
+            entry = {"seconds": slope(run), "lanes": size.chains * size.checkpoints, "flops": flops, "weights": weights}
+            axes.setdefault(axis, {})[str(count)] = {name: float(f"{x:.4g}") for name, x in entry.items()}
+            print(axis, count, entry, flush=True)
+    found = {"machine": {name: float(f"{x:.4g}") for name, x in machine().items()}, "axes": axes}
+    write(FILE, json.dumps(found, indent=1) + "\n")
+    print(section())
+
+
+if __name__ == "__main__":
+    main()
