@@ -1,7 +1,7 @@
 """The same model, data, batch, chains, ε, γ and nβ in sltjax and in its peers: chain-steps a second, and λ̂ of each.
 
     bash benchmarks/peers/install.sh FOLDER
-    python benchmarks/against_peers.py FOLDER        # some minutes a task; writes speed.json, overhead.py the table
+    python benchmarks/against_peers.py FOLDER        # some minutes a task; writes against_peers.json, speed.py the table
 
 Time is a slope: a long run less a short one, over the steps between them, so that compilation and preparation count
 for nobody; they are told apart. Runs of all libraries take turns, and medians are over the turns. sltjax has the cores
@@ -31,7 +31,7 @@ from results import add, load
 import sltjax
 from sltjax.samplers import rademacher
 
-FILE = Path(__file__).parent / "speed.json"
+FILE = Path(__file__).parent / "against_peers.json"
 AGREEMENT = Path(__file__).parent / "agreement.json"
 PEERS = {"canonical-interp 0.2.7": "canonical_interp", "devinterp 2.0.1": "devinterp"}
 ONE_BY_ONE = "devinterp 2.0.1"

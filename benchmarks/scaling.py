@@ -1,6 +1,6 @@
 """What a chain-step costs as chains, checkpoints, parameters and data grow, and how near that is to the machine's best.
 
-`python benchmarks/scaling.py` writes scaling.json, overhead.py the table. The model is an MLP of tanh, 8-64-64-1 where
+`python benchmarks/scaling.py` writes scaling.json, speed.py the table. The model is an MLP of tanh, 8-64-64-1 where
 nothing else is said, at batch 128, 4 chains around 1 checkpoint, 1,024 examples; the sampler plain SGLD with ±1 noise.
 The least time is the roofline's: the FLOPs of the gradient at the rate of a product of two 2,048 × 2,048 matrices, or
 four passes over the weights (each is read and written, and so is its gradient) at that of adding large arrays,

@@ -1,6 +1,6 @@
 """How long until something happens: imports, and from the command to the first chain-step.
 
-`python benchmarks/startup.py` writes startup.json, overhead.py the table. The command is `sltjax run` on the run of
+`python benchmarks/startup.py` writes startup.json, speed.py the table. The command is `sltjax run` on the run of
 examples/4_cluster with its lengths settled, so that no pilot comes first; with an empty cache of programs, then with
 that cache and a new store.
 """

@@ -34,6 +34,23 @@ def test_the_numbers_are_those_of_jax(draw):
     np.testing.assert_array_equal(jax.jit(jax.vmap(lambda key: draw(as_threefry(key))))(keys), jax.vmap(draw)(keys))
 
 
+def test_lanes_that_differ_by_key_and_by_number_are_those_of_jax():
+    def table(keys):
+        folded = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))(keys, jnp.arange(4))
+        return jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (2, 3))), in_axes=1)(folded)
+
+    keys = jax.random.split(jax.random.key(1), 3)
+    for run in (table, jax.jit(table)):
+        np.testing.assert_array_equal(run(jax.vmap(as_threefry)(keys)), table(keys))
+
+
+def test_the_cipher_is_one_operation_until_it_is_lowered():
+    draw = jax.vmap(jax.vmap(lambda key: jax.random.bits(key, (5,))))
+    traced = str(jax.make_jaxpr(draw)(jax.random.split(as_threefry(jax.random.key(0)), (2, 3))))
+    assert "shift_left" not in traced
+    assert "shift_left" in jax.jit(draw).lower(jax.random.split(as_threefry(jax.random.key(0)), (2, 3))).as_text()
+
+
 def test_words_of_64_bits_are_those_of_jax():
     with jax.enable_x64(True):
         key = jax.random.key(3)

@@ -1,0 +1,94 @@
+"""SPEED.md, out of what the others measured: `python benchmarks/speed.py` after any of them.
+
+overhead.py, scaling.py, against_peers.py, to_error.py and startup.py each write a file of numbers; one that has not been
+run yet, or not to its end, is said to be so.
+"""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import against_peers
+import overhead
+import scaling
+import startup
+import to_error
+from results import load, write
+
+TABLE = Path(__file__).parent / "SPEED.md"
+PEERS_TOLD = """Chain-steps a second, and how many times that sltjax takes with the same SGLD, by its better noise.
+sltjax has the cores as jax's devices (`jax_num_cpu_devices`), the peers have them as threads. devinterp runs one chain
+after another, so that its rate is that of 4 lanes at any number of them. Compilation is left out."""
+
+
+def ratios(found: dict[str, Any]) -> str:
+    lines = ["| | seconds a step | over the bare gradient | quartiles |", "|---|---|---|---|"]
+    for name, (seconds, middle, low, high) in found.items():
+        lines.append(f"| {name} | {seconds:.3g} | {middle:.2f} | {low:.2f} – {high:.2f} |")
+    return "\n".join(lines)
+
+
+def against(found: dict[str, Any]) -> str:
+    """A row a task: chain-steps a second of each, and how many times that of the peers."""
+    names = list(next(iter(found.values())))
+    lines = [f"| task | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for task, entry in found.items():
+        rates = {name: statistics.median(each["rate"]) for name, each in entry.items()}
+        best = max(rates[name] for name in names[:2])
+        cells = [_rate(rates.get(name), None if name.startswith("sltjax") else best) for name in names]
+        lines.append(f"| {task} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def not_run(found: dict[str, Any]) -> list[str]:
+    names = [f"{task.name}, {lanes} lanes" for task in against_peers.tasks() for lanes in task.lanes]
+    missing = [name for name in names if name not in found]
+    return [f"Not run yet: {'; '.join(missing)}."] if missing else []
+
+
+def _rate(rate: float | None, best: float | None) -> str:
+    if rate is None:
+        return ""
+    return f"{rate:,.0f}" + ("" if best is None else f" (× {best / rate:.1f})")
+
+
+def agreement(found: dict[str, Any]) -> str:
+    """A row a task: λ̂ of each."""
+    names = list(next(iter(found.values())))
+    lines = [f"| task | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for task, entry in found.items():
+        cells = [f"{entry[name][0]:.4g} ± {entry[name][1]:.2g}" for name in names]
+        lines.append(f"| {task} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def text() -> str:
+    found, peers = load(overhead.FILE), load(against_peers.FILE)
+    told = found.pop("machine")
+    sections = [f"# Speed\n\n{told}"]
+    for name, entry in found.items():
+        memories = ", ".join(f"{sampler} {ratio}" for sampler, ratio in entry["memory"].items())
+        sections.append(
+            f"## One step over the bare gradient: {name}\n\n{ratios(entry['ratios'])}\n\n"
+            f"Memory a lane, of its parameters and gradient (anchored; data apart): {memories}."
+        )
+    if load(scaling.FILE):
+        sections += ["## As chains, checkpoints, parameters and data grow", scaling.section()]
+    if peers:
+        sections += [
+            "## Against peers",
+            PEERS_TOLD,
+            against(peers),
+            *not_run(peers),
+            "λ̂ at the same ε, γ, nβ and lengths, far from settled, ± by the spread of 16 chains: the same law.",
+            agreement(load(against_peers.AGREEMENT)),
+        ]
+    if load(startup.FILE):
+        sections += ["## Starting", startup.section()]
+    if load(to_error.FILE):
+        sections += ["## Seconds to a standard error of 2 %", *to_error.__doc__.split("\n\n")[2:], to_error.section()]
+    return "\n\n".join(sections) + "\n"
+
+
+if __name__ == "__main__":
+    write(TABLE, text())
