@@ -10,6 +10,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float
 
+from sltjax.fusion import with_gradient_in_rows
 from sltjax.types import Batch, Loss, Params, Scalar
 
 Outputs = Float[Array, "batch *rest"]
@@ -148,6 +149,7 @@ def mean_loss(loss: Loss, params: Params, data: Batch, piece: int, less: Array |
     data = data if less is None else (data, less)
 
     def losses(params: Params, batch: Batch) -> Array:
+        params = with_gradient_in_rows(params)
         return loss(params, batch) if less is None else loss(params, batch[0]) - batch[1]
 
     if num_examples <= piece:

@@ -31,11 +31,12 @@ from sltjax.devices import (
     shardings,
     spread,
 )
+from sltjax.fusion import once
 from sltjax.losses import BehavioralLoss
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers.adaptation import set_learning
 from sltjax.schedule import Schedule
-from sltjax.threefry import as_threefry, once, portable
+from sltjax.threefry import as_threefry, portable
 from sltjax.types import Batch, Info, Observable, Params, RngKey, Sampler, Trace
 from sltjax.validation import as_float32, validate
 

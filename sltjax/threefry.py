@@ -6,20 +6,18 @@ between the devices that share an array. What many take, such as a key, is compu
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import ShapedArray, Tracer
-from jax.experimental.xla_metadata import set_xla_metadata
-from jax.extend.core import Primitive
+from jax.core import Tracer
 from jax.extend.random import define_prng_impl
-from jax.interpreters import batching, mlir
 from jaxtyping import Array, UInt, UInt32
 
+from sltjax.entrywise import entrywise
+from sltjax.fusion import once
 from sltjax.types import RngKey
 
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
@@ -74,12 +72,11 @@ def portable(key: RngKey) -> np.ndarray:
 
 def cipher(key: Words, first: UInt32[Array, "*#n"], second: UInt32[Array, "*#n"]) -> tuple[Array, Array]:
     """Threefry-2×32 of 20 rounds (Salmon et al. 2011): two words for each counter."""
-    shape = np.broadcast_shapes(np.shape(first), np.shape(second))
-    x, y = _ROUNDS_OF.bind(*(jnp.broadcast_to(word, shape) for word in (key[0], key[1], first, second)))
+    x, y = _words_of_counters(key[0], key[1], first, second)
     return x, y
 
 
-def _rounds(key0: AnyArray, key1: AnyArray, x: AnyArray, y: AnyArray) -> tuple[AnyArray, AnyArray]:
+def rounds(key0: AnyArray, key1: AnyArray, x: AnyArray, y: AnyArray) -> tuple[AnyArray, AnyArray]:
     """The cipher itself, of JAX's arrays or of NumPy's."""
     schedule = (key0, key1, key0 ^ key1 ^ np.uint32(_PARITY))
     x, y = x + key0, y + key1
@@ -93,36 +90,7 @@ def _rounds(key0: AnyArray, key1: AnyArray, x: AnyArray, y: AnyArray) -> tuple[A
     return x, y
 
 
-def _shapes_of(*words: ShapedArray) -> tuple[ShapedArray, ShapedArray]:
-    shape = np.broadcast_shapes(*(word.shape for word in words))
-    whole = next((word for word in words if word.shape == shape), ShapedArray(shape, words[0].dtype))
-    return whole, whole
-
-
-# To vmap the cipher is one operation: its 100 operations are written out where it is lowered, once for a shape.
-_ROUNDS_OF = Primitive("threefry_written_out")
-_ROUNDS_OF.multiple_results = True
-_ROUNDS_OF.def_impl(jax.jit(_rounds))
-_ROUNDS_OF.def_abstract_eval(_shapes_of)
-batching.defbroadcasting(_ROUNDS_OF)
-mlir.register_lowering(_ROUNDS_OF, mlir.lower_fun(_rounds, multiple_results=True))
-
-
-def once(function: Callable[..., Array]) -> Callable[..., Array]:
-    """The same function of arrays, whose result is in memory before what takes it begins.
-
-    XLA would compute it anew for every element that takes it. Its CPU compiler ignores optimisation barriers, but keeps
-    calls that are marked.
-    """
-
-    def called(*args: Array) -> Array:
-        with set_xla_metadata(inlineable="false"):
-            return jax.jit(function)(*args)
-
-    def barred(*args: Array) -> Array:
-        return lax.optimization_barrier(function(*args))
-
-    return lambda *args: lax.platform_dependent(*args, cpu=called, default=barred)
+_words_of_counters = entrywise(rounds, jnp.uint32, jnp.uint32)
 
 
 @jax.jit
@@ -136,14 +104,15 @@ def _split(key: Words, shape: tuple[int, ...]) -> UInt32[Array, "*shape 2"]:
     return _known_keys(key, np.arange(math.prod(shape), dtype=np.uint32).reshape(shape), -1)
 
 
-def _fold_in(key: Words, number: Array) -> Words:
+def _fold_in(key: Words, number: Any) -> Words:
     make = _traced_keys if isinstance(key, Tracer) or isinstance(number, Tracer) else _known_keys
     return make(key, number.astype(jnp.uint32), 0)
 
 
 def _known_keys(key: Words, counters: AnyArray, axis: int) -> UInt32[Array, "..."]:
     """A key for each counter, by NumPy: nothing is compiled for it."""
-    words = _rounds(*np.asarray(key)[:, None], np.zeros(1, np.uint32), np.ravel(counters))
+    first, second = np.asarray(key)[:, None]
+    words = rounds(first, second, np.zeros(1, np.uint32), np.ravel(counters))
     return jnp.asarray(np.stack([word.reshape(np.shape(counters)) for word in words], axis))
 
 

@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "sltjax"
 LAYERS = [
     {"types", "late"},
+    {"fusion", "entrywise"},
     {"losses", "models", "parts", "schedule", "devices", "threefry"},
     {"posterior"},
     {"observables", "samplers", "truth", "checkpoints", "validation"},

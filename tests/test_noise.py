@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import ndtri
 from scipy.stats import kstest
 
 from sltjax.samplers import gaussian, rademacher
+from sltjax.samplers.noise import quantile
 
 NOISES = {noise.__name__: noise for noise in (gaussian, rademacher)}
 PARAMS = {"w": jnp.ones((40, 65)), "b": jnp.ones(7, jnp.bfloat16), "scale": jnp.ones(())}
@@ -50,6 +52,14 @@ def test_normal_numbers_take_every_quantile_alike():
     assert kstest(z, "norm").pvalue > 1e-3
     assert 4.5 < np.abs(z).max() < 5.43
     assert len(np.unique(z)) > 0.95 * 2**20
+
+
+def test_the_quantile_is_that_of_the_normal_distribution():
+    edges = (0, 1, 2**23 - 1, 2**23, 2**24 - 2, 2**24 - 1)
+    leading = np.append(np.arange(0, 2**24, 1009), edges)
+    z = quantile(jnp.asarray(leading.astype(np.uint32) << 8))
+    signed = np.where(leading < 2**23, leading, leading - 2.0**24)
+    assert np.abs(np.asarray(z) / ndtri((1 + (signed + 0.5) / 2**23) / 2) - 1).max() < 7e-6
 
 
 def test_leaves_of_one_shape_and_keys_of_any_kind_have_draws_of_their_own():

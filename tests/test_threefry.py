@@ -1,4 +1,4 @@
-"""Random numbers: those of jax to the last bit, and what is computed once stays so."""
+"""Random numbers: those of jax to the last bit."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.extend.random import threefry_2x32
 
-from sltjax.threefry import as_threefry, cipher, once, portable, raw_of
+from sltjax.threefry import as_threefry, cipher, portable, raw_of
 
 NUMBERS = {
     "split": lambda key: jax.random.key_data(jax.random.split(key, (3, 2))),
@@ -81,14 +81,3 @@ def test_a_seed_is_no_key():
 def test_more_numbers_than_counters_are_refused():
     with pytest.raises(ValueError, match=r"got 4,294,967,296 random numbers at once.* fewer than 2\*\*32"):
         jax.jit(lambda: jax.random.bits(as_threefry(jax.random.key(0)), (2**16, 2**16))).lower()
-
-
-def test_what_is_computed_once_is_in_memory_before_what_takes_it():
-    def table(x):
-        return jnp.sin(x) + jnp.cos(x) * jnp.sin(x)
-
-    def spread(made):
-        return jax.jit(lambda x: made(x)[:, None] * jnp.ones((4, 1000))).lower(jnp.ones(4)).compile().as_text()
-
-    assert " call(" in spread(once(table))
-    assert " call(" not in spread(table)
