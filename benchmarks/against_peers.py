@@ -1,7 +1,7 @@
 """The same model, data, batch, chains, ε, γ and nβ in sltjax and in its peers: chain-steps a second, and λ̂ of each.
 
     bash benchmarks/peers/install.sh FOLDER
-    python benchmarks/against_peers.py FOLDER        # some minutes a task; writes against_peers.json, speed.py the table
+    python benchmarks/against_peers.py FOLDER        # some minutes a task; writes its .json, speed.py the table
 
 Time is a slope: a long run less a short one, over the steps between them, so that compilation and preparation count
 for nobody; they are told apart. Runs of all libraries take turns, and medians are over the turns. sltjax has the cores

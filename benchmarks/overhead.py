@@ -17,7 +17,7 @@ import against_peers
 import jax
 import jax.numpy as jnp
 import numpy as np
-from results import load, write
+from results import write
 
 import sltjax
 from sltjax.losses import mean_loss

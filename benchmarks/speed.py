@@ -1,7 +1,7 @@
 """SPEED.md, out of what the others measured: `python benchmarks/speed.py` after any of them.
 
-overhead.py, scaling.py, against_peers.py, to_error.py and startup.py each write a file of numbers; one that has not been
-run yet, or not to its end, is said to be so.
+overhead.py, scaling.py, against_peers.py, to_error.py and startup.py each write a file of numbers; what has not been
+run yet is left out, or said to be so.
 """
 
 import statistics

@@ -1,6 +1,6 @@
 """Seconds to a standard error of 2 % of λ, everything counted, on linear networks with label noise.
 
-    python benchmarks/to_error.py FOLDER        # the peers' folder, as for against_peers.py; writes to_error.json, speed.py the table
+    python benchmarks/to_error.py FOLDER        # as for against_peers.py; writes to_error.json, speed.py the table
 
 sltjax is a new process each time: interpreter, imports, calibration, compilation and chains, with no setting but the
 error. Its peers run plain SGLD at a step size that the user must find. Here they are told the best one, the largest at
