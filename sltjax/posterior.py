@@ -50,7 +50,7 @@ class LocalPosterior:
         nbeta: effective inverse temperature nβ > 0; `default_nbeta` is n / log n.
         gamma: strength γ ≥ 0 of the localisation.
         anchor_loss: L_n(w*), filled in by `condition`.
-        anchor_gradient: ∇L_n(w*), filled in by `condition` for batches that are a part of the data.
+        anchor_gradient: ∇L_n(w*), filled in by `condition` for batches that are a part of the data, if anchored.
         anchor_losses: per-example losses at w*, shape [n], filled in by `condition` for batches of all the data.
         anchored: False drops the gradient correction: the plain potential of the literature.
         select: the part of the weights that chains move, the rest being held at the anchor, as `restrict` takes it;
@@ -100,6 +100,8 @@ class LocalPosterior:
         if batch_size == len(jax.tree.leaves(data)[0]):
             losses = losses_in_pieces(self.losses, self.start, data, PIECE)
             return dataclasses.replace(self, anchor_loss=jnp.mean(losses), anchor_losses=losses)
+        if not self.anchored:
+            return dataclasses.replace(self, anchor_loss=mean_loss(self.losses, self.start, data, batch_size))
         loss, gradient = jax.value_and_grad(lambda w: mean_loss(self.losses, w, data, batch_size))(self.start)
         return dataclasses.replace(self, anchor_loss=loss, anchor_gradient=gradient)
 

@@ -77,6 +77,11 @@ def test_anchoring_leaves_no_batch_noise_at_the_anchor_and_the_full_gradient():
         np.testing.assert_allclose(gradient["w"], 7.0 * posterior.anchor_gradient["w"], rtol=1e-3, atol=1e-5)
 
 
+def test_without_anchoring_the_gradient_of_all_data_is_not_computed():
+    assert conditioned(anchored=False).anchor_gradient is None
+    np.testing.assert_allclose(conditioned(anchored=False).anchor_loss, conditioned().anchor_loss, rtol=1e-6)
+
+
 def test_anchoring_cuts_the_variance_by_the_distance():
     w = {"w": ANCHOR["w"] + 0.01}
     spread = {}
