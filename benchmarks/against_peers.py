@@ -115,14 +115,15 @@ def run_transformer(w: dict[str, jax.Array], tokens: jax.Array, heads: int) -> j
     def normed(x: jax.Array) -> jax.Array:
         return jax.nn.standardize(x, epsilon=1e-5)
 
-    x = w["embed"][tokens] + w["position"][: tokens.shape[-1]]
+    # rows of all positions: the gradient of a product over two axes would have XLA's CPU compiler transpose it first
+    x = (w["embed"][tokens] + w["position"][: tokens.shape[-1]]).reshape(tokens.size, -1)
     for k in range(sum(name.endswith("qkv") for name in w)):
         parts = jnp.split(normed(x) @ w[f"{k}_qkv"], 3, axis=-1)
-        q, keys, v = (part.reshape(*part.shape[:-1], heads, -1) for part in parts)
+        q, keys, v = (part.reshape(*tokens.shape, heads, -1) for part in parts)
         mixed = jax.nn.dot_product_attention(q, keys, v, is_causal=True)
         x = x + mixed.reshape(x.shape) @ w[f"{k}_out"]
         x = x + jax.nn.gelu(normed(x) @ w[f"{k}_up"]) @ w[f"{k}_down"]
-    return normed(x) @ w["unembed"]
+    return (normed(x) @ w["unembed"]).reshape(*tokens.shape, -1)
 
 
 def tasks() -> list[Task]:
@@ -154,7 +155,7 @@ def tasks() -> list[Task]:
 
     params = transformer(keys[8], 5000, 192, 2, 128)
     tokens = jax.random.randint(keys[9], (512, 129), 0, 5000)
-    own = {"kind": "transformer", "loss": "next_token", "batch_size": 8, "step_size": 1e-7, "heads": 4}
+    own = {"kind": "transformer", "loss": "next_token", "batch_size": 8, "step_size": 1e-4, "heads": 4}
     data = {"x": tokens[:, :-1], "y": tokens[:, 1:]}
     apply = partial(run_transformer, heads=4)
     add_task("transformer 2.8M, 8 × 128 tokens", params, apply, next_token, data, (4,), 4, **own)
@@ -227,16 +228,23 @@ def measure(runs: dict[str, Run], lanes: int, short: int) -> dict[str, Any]:
     return found
 
 
-def compare(runs: dict[str, Run], short: int) -> dict[str, list[float]]:
+def compare(task: Task, runs: dict[str, Run]) -> dict[str, list[float]]:
     """name -> [λ̂, its standard error] of runs of equal length, of the samplers that are to have the same law.
+
+    Peers take the losses of batches less one of all data: what examples differ by is in their errors, for their chains
+    share it.
 
     Raises:
         AssertionError: two lie apart by more than their errors tell.
     """
+    draws = 4 * task.short
+    losses = jax.jit(task.loss)(task.params, jax.tree.map(lambda x: x[:512], task.data))
+    of_batches = task.settings["nbeta"] * float(losses.std()) / math.sqrt(draws * task.settings["batch_size"])
     found = {}
     for name, run in runs.items():
-        llcs = run(AGREEING, 4 * short, 2 * short, 0)["llcs"]
-        found[name] = [float(np.mean(llcs)), float(np.std(llcs, ddof=1) / math.sqrt(AGREEING))]
+        llcs = run(AGREEING, draws, draws // 2, 0)["llcs"]
+        of_chains = float(np.std(llcs, ddof=1) / math.sqrt(AGREEING))
+        found[name] = [float(np.mean(llcs)), math.hypot(of_chains, of_batches if name in PEERS else 0)]
     for (a, (x, dx)), (b, (y, dy)) in combinations(found.items(), 2):
         assert abs(x - y) < SIGMAS * math.hypot(dx, dy), f"{a}: {x} ± {dx}, but {b}: {y} ± {dy}"
     return found
@@ -256,7 +264,7 @@ def main(folder: Path) -> None:
             }
             if task.name not in load(AGREEMENT):
                 same = {name: run for name, run in runs.items() if not name.endswith("anchored")}
-                add(AGREEMENT, task.name, compare(same, task.short))
+                add(AGREEMENT, task.name, compare(task, same))
                 print(task.name, load(AGREEMENT)[task.name], flush=True)
             for lanes in task.lanes:
                 name = f"{task.name}, {lanes} lanes"

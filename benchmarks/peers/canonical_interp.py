@@ -17,12 +17,14 @@ sys.path.remove(str(Path(__file__).parent))  # this file has the package's name
 
 import logging  # noqa: E402
 
+import torch  # noqa: E402
 from canonical_interp.slt import LLCEstimator  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 sys.path.append(str(Path(__file__).parent))
 from tasks import mean_loss, read, serve  # noqa: E402
 
+torch.backends.cuda.enable_flash_sdp(False)  # on CPUs, too: it takes second derivatives, which flash attention lacks
 logging.disable(logging.WARNING)
 model, x, y, losses, settings = read(sys.argv[1])
 at_anchor = mean_loss(model, x, y, losses)
