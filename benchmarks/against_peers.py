@@ -55,7 +55,7 @@ class Task:
         data: x and y.
         settings: what all are told.
         lanes: how many chains to try.
-        short: draws of a short run; half as many steps go before.
+        short: draws of a short run of the fewest lanes; half as many steps go before.
     """
 
     name: str
@@ -271,7 +271,8 @@ def main(folder: Path) -> None:
                 # devinterp runs one chain after another: its chain-steps a second are those of few lanes
                 taking_part = {each: run for each, run in runs.items() if lanes == task.lanes[0] or each != ONE_BY_ONE}
                 if name not in load(FILE):
-                    add(FILE, name, measure(taking_part, lanes, task.short))
+                    short = max(4, task.short * task.lanes[0] // lanes)  # as many chain-steps
+                    add(FILE, name, measure(taking_part, lanes, short))
                     print(name, json.dumps(load(FILE)[name], indent=1), flush=True)
 
 
