@@ -19,6 +19,8 @@ TABLE = Path(__file__).parent / "SPEED.md"
 PEERS_TOLD = """Chain-steps a second, and how many times that sltjax takes with the same SGLD, by its better noise.
 sltjax has the cores as jax's devices (`jax_num_cpu_devices`), the peers have them as threads. devinterp runs one chain
 after another: its rate at 4 lanes stands for more of them. Compilation is left out."""
+AGREEMENT_TOLD = """λ̂ at the same ε, γ, nβ and lengths, far from settled, ± by the spread of 16 chains and, of peers, by
+what batches differ: the same law."""
 
 
 def ratios(found: dict[str, Any]) -> str:
@@ -48,7 +50,7 @@ def not_run(found: dict[str, Any]) -> list[str]:
 
 
 def _rate(rate: float, best: float | None) -> str:
-    return f"{rate:,.0f}" + ("" if best is None else f" (× {best / rate:.1f})")
+    return f"{rate:,.{0 if rate >= 100 else 1}f}" + ("" if best is None else f" (× {best / rate:.1f})")
 
 
 def agreement(found: dict[str, Any]) -> str:
@@ -79,13 +81,14 @@ def text() -> str:
             PEERS_TOLD,
             against(peers),
             *not_run(peers),
-            "λ̂ at the same ε, γ, nβ and lengths, far from settled, ± by the spread of 16 chains: the same law.",
+            AGREEMENT_TOLD,
             agreement(load(against_peers.AGREEMENT)),
         ]
     if load(startup.FILE):
         sections += ["## Starting", startup.section()]
     if load(to_error.FILE):
-        sections += ["## Seconds to a standard error of 2 %", *to_error.__doc__.split("\n\n")[2:], to_error.section()]
+        _, _, *told = (to_error.__doc__ or "").strip().split("\n\n")
+        sections += ["## Seconds to a standard error of 2 %", *told, to_error.section()]
     return "\n\n".join(sections) + "\n"
 
 

@@ -66,7 +66,7 @@ def first_steps() -> list[float]:
 def section() -> str:
     found = load(FILE)
     return (
-        f"`import jax` takes {found['jax']:.2f} s, `import sltjax` {found['sltjax']:.2f} s, in new processes. From "
+        f"`import jax` takes {found['jax']:.2f} s, `import sltjax` {found['sltjax']:.2f} s, jax among it. From "
         f"`sltjax run` to its first chain-steps, without a pilot: {found['empty']:.1f} s with an empty cache of "
         f"programs, {found['full']:.1f} s with a full one."
     )
