@@ -3,11 +3,11 @@
     python benchmarks/to_error.py FOLDER        # as for against_peers.py; writes to_error.json, speed.py the table
 
 sltjax is a new process each time: interpreter, imports, calibration, compilation and chains, with no setting but the
-error. Its peers run plain SGLD at a step size that the user must find. Here they are told the best one, the largest at
-which the bias of SGLD is within 2 % (found by long runs against GHMC on all the data), and how many steps it takes:
-what their standard error and their start from w* ask for. Their seconds are these steps at their own measured rate,
-and one compilation. Nobody is told this in earnest: the second figure is that of all the step sizes tried, each for as
-long as its own error asks.
+error; (!) marks what carries a warning. Its peers run plain SGLD at a step size that the user must find. Here they are
+told the best one, the largest at which the bias of SGLD is within 2 % (found by long runs against GHMC on all the
+data), and how many steps it takes: what their standard error and their start from w* ask for. Their seconds are these
+steps at their own measured rate, and one compilation. Nobody is told this in earnest: the second figure is that of all
+the step sizes tried, each for as long as its own error asks.
 """
 
 import json
@@ -127,7 +127,10 @@ def section() -> str:
     for name, entry in load(FILE).items():
         value, error = entry["reference"]
         seconds = float(np.median([each["seconds"] for each in entry["sltjax"]]))
-        found = ", ".join(f"{each['value']:.2f} ± {each['std_error']:.2f}" for each in entry["sltjax"])
+        marks = {True: "", False: " (!)"}
+        found = ", ".join(
+            f"{each['value']:.2f} ± {each['std_error']:.2f}{marks[each['ok']]}" for each in entry["sltjax"]
+        )
         sgld = entry["sgld"][entry["chosen"]]
         told = f"{entry['chosen']}, {sgld['bias']:+.1%}, {sgld['chain_steps']:,.0f}"
         cells = [name, f"{value:.2f} ± {error:.2f}", f"{seconds:.1f} s", found, told]
