@@ -127,16 +127,17 @@ def section() -> str:
     for name, entry in load(FILE).items():
         value, error = entry["reference"]
         seconds = float(np.median([each["seconds"] for each in entry["sltjax"]]))
-        marks = {True: "", False: " (!)"}
-        found = ", ".join(
-            f"{each['value']:.2f} ± {each['std_error']:.2f}{marks[each['ok']]}" for each in entry["sltjax"]
-        )
+        found = ", ".join(map(_marked, entry["sltjax"]))
         sgld = entry["sgld"][entry["chosen"]]
         told = f"{entry['chosen']}, {sgld['bias']:+.1%}, {sgld['chain_steps']:,.0f}"
         cells = [name, f"{value:.2f} ± {error:.2f}", f"{seconds:.1f} s", found, told]
         cells += [_seconds_of(each, entry["sgld"], sgld["chain_steps"], seconds) for each in entry["peers"].values()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _marked(each: dict[str, Any]) -> str:
+    return f"{each['value']:.2f} ± {each['std_error']:.2f}" + " (!)" * (not each["ok"])
 
 
 def _seconds_of(peer: dict[str, float], tried: dict[str, dict[str, float]], steps: float, ours: float) -> str:
