@@ -77,6 +77,19 @@ def test_anchoring_leaves_no_batch_noise_at_the_anchor_and_the_full_gradient():
         np.testing.assert_allclose(gradient["w"], 7.0 * posterior.anchor_gradient["w"], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("what", ["potential", "anchor_terms"])
+def test_gradients_of_wide_layers_lie_in_rows(what):
+    w, data = {"w": jnp.ones((256, 256))}, {"x": jnp.ones((16, 256))}
+    wide = sltjax.LocalPosterior(lambda w, batch: jnp.sum((batch["x"] @ w["w"]) ** 2, axis=-1), w, 7.0, 2.0)
+    wide = wide.condition(data, 8)
+    terms = wide.anchor_terms(data)
+    programs = {
+        "potential": lambda w, x: jax.grad(lambda w: wide.potential({"x": x}, terms)(w)[0])(w),
+        "anchor_terms": lambda w, x: wide.at(w).anchor_terms({"x": x}),
+    }
+    assert " call(" in jax.jit(programs[what]).lower(w, data["x"]).compile().as_text()
+
+
 def test_without_anchoring_the_gradient_of_all_data_is_not_computed():
     assert conditioned(anchored=False).anchor_gradient is None
     np.testing.assert_allclose(conditioned(anchored=False).anchor_loss, conditioned().anchor_loss, rtol=1e-6)
