@@ -28,31 +28,19 @@ def once(function: Callable[..., Array]) -> Callable[..., Array]:
     return lambda *args: lax.platform_dependent(*args, cpu=_called(function), default=barred)
 
 
-@jax.custom_vjp
-def with_gradient_in_rows(params: Params) -> Params:
-    """The same parameters, of which large matrices have their gradients in memory row by row.
+def in_rows(gradient: Params) -> Params:
+    """The same gradient, of which large matrices are in memory row by row before what takes them begins.
 
     The gradient of a matrix is a product that is often computed transposed. XLA's CPU compiler would read it column by
     column where it updates the weights, ten times as slowly where the columns are a power of two long.
     """
-    return params
-
-
-def _forward(params: Params) -> tuple[Params, None]:
-    return params, None
-
-
-def _backward(_: None, gradient: Params) -> tuple[Params]:
-    return (jax.tree.map(_in_rows, gradient),)
-
-
-with_gradient_in_rows.defvjp(_forward, _backward)
+    return jax.tree.map(_in_rows, gradient)
 
 
 def _in_rows(gradient: Array) -> Array:
     if gradient.ndim < 2 or gradient.size < LARGE:
         return gradient
-    return lax.platform_dependent(gradient, cpu=_called(lambda x: x), default=lambda x: x)
+    return lax.platform_dependent(gradient, cpu=_called(lax.optimization_barrier), default=lambda x: x)
 
 
 def _called(function: Callable[..., Any]) -> Callable[..., Any]:

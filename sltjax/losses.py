@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float
 
-from sltjax.fusion import with_gradient_in_rows
+from sltjax.fusion import in_rows
 from sltjax.types import Batch, Loss, Params, Scalar
 
 Outputs = Float[Array, "batch *rest"]
@@ -136,46 +137,72 @@ def in_precision(loss: Loss, dtype: Any = jnp.bfloat16) -> Loss:
 
 
 def mean_loss(loss: Loss, params: Params, data: Batch, piece: int, less: Array | None = None) -> Scalar:
-    """The mean of the per-example losses over the full data, `piece` examples in memory at once.
+    """The mean of the per-example losses over the full data, at most `piece` examples in memory at once.
+
+    Where it is differentiated, the gradient of a piece is computed and added up along with its losses.
 
     Args:
         loss: per-example losses.
         params: where.
         data: pytree of arrays [n, ...].
-        piece: examples at once; the gradient computes each piece a second time rather than keep it.
+        piece: examples at once.
         less: per-example numbers [n] to subtract before averaging, which rounding then spares.
     """
-    num_examples = jax.tree.leaves(data)[0].shape[0]
-    data = data if less is None else (data, less)
+    num_examples = _length(data)
 
-    def losses(params: Params, batch: Batch) -> Array:
-        params = with_gradient_in_rows(params)
-        return loss(params, batch) if less is None else loss(params, batch[0]) - batch[1]
+    def part(params: Params, batch: tuple[Batch, Array | None], is_new: Array | None) -> Array:
+        losses = loss(params, batch[0]) if batch[1] is None else loss(params, batch[0]) - batch[1]
+        return jnp.sum(losses if is_new is None else jnp.where(is_new, losses, 0.0)) / num_examples
 
-    if num_examples <= piece:
-        return jnp.mean(losses(params, data))
+    @jax.custom_jvp
+    def mean(params: Params) -> Array:
+        return _sum_over_pieces(partial(part, params), (data, less), piece)
 
-    @jax.checkpoint
-    def part(params: Params, start: Array) -> Scalar:
-        indices = start + jnp.arange(piece)
-        batch = jax.tree.map(lambda x: x[jnp.minimum(indices, num_examples - 1)], data)
-        return jnp.sum(losses(params, batch) * (indices < num_examples)) / num_examples
+    @mean.defjvp
+    def mean_and_change(at: tuple[Params], along: tuple[Params]) -> tuple[Array, Array]:
+        value, gradient = _sum_over_pieces(partial(jax.value_and_grad(part), *at), (data, less), piece)
+        return value, optax.tree.sum(optax.tree.mul(in_rows(gradient), *along))
 
-    def add(total: Scalar, start: Array) -> tuple[Scalar, None]:
-        return total + part(params, start), None
-
-    return jax.lax.scan(add, jnp.zeros(()), jnp.arange(0, num_examples, piece))[0]
+    return mean(params)
 
 
 def losses_in_pieces(loss: Loss, params: Params, data: Batch, piece: int) -> Float[Array, " n"]:
-    """The per-example losses over the full data, `piece` examples at once."""
-    num_examples = jax.tree.leaves(data)[0].shape[0]
+    """The per-example losses over the full data, at most `piece` examples at once."""
+    num_examples = _length(data)
     if num_examples <= piece:
         return loss(params, data)
-    starts = jnp.arange(0, num_examples, piece)
+    size, starts = _pieces(num_examples, piece)
+    found = jax.lax.map(lambda start: loss(params, _piece(data, start, size)), starts)
+    return jnp.concatenate([found[:-1].reshape(-1), found[-1, len(starts) * size - num_examples :]])
 
-    def part(start: Array) -> Array:
-        indices = jnp.minimum(start + jnp.arange(piece), num_examples - 1)
-        return loss(params, jax.tree.map(lambda x: x[indices], data))
 
-    return jax.lax.map(part, starts).reshape(-1)[:num_examples]
+def _length(data: Batch) -> int:
+    return jax.tree.leaves(data)[0].shape[0]
+
+
+def _pieces(num_examples: int, most: int) -> tuple[int, Array]:
+    """The size of the fewest equal pieces, and where each begins; the last one ends where the data do."""
+    size = -(-num_examples // -(-num_examples // most))
+    return size, jnp.minimum(jnp.arange(0, num_examples, size), num_examples - size)
+
+
+def _piece(data: Batch, start: Array, size: int) -> Batch:
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), data)
+
+
+def _sum_over_pieces(function: Callable[[Batch, Array | None], Any], data: Batch, piece: int) -> Any:
+    """The sum of function(piece of the data, which of its examples the pieces before lack; None for all)."""
+    num_examples = _length(data)
+    if num_examples <= piece:
+        return function(data, None)
+    size, starts = _pieces(num_examples, piece)
+
+    def at(number: Array) -> Any:
+        start = starts[number]
+        return function(_piece(data, start, size), start + jnp.arange(size) >= number * size)
+
+    def add(total: Any, number: Array) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, at(number)), None
+
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(at, jnp.int32(0)))
+    return jax.lax.scan(add, zero, jnp.arange(len(starts)))[0]

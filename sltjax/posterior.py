@@ -11,7 +11,7 @@ import optax
 from flax import struct
 from jaxtyping import Array
 
-from sltjax.fusion import with_gradient_in_rows
+from sltjax.fusion import in_rows
 from sltjax.losses import BehavioralLoss, losses_in_pieces, mean_loss, restrict
 from sltjax.types import Batch, Measured, Params, Potential, Scalar
 
@@ -113,9 +113,9 @@ class LocalPosterior:
             return AnchorTerms(self.anchor_losses, None)
         if not self.anchored:
             return AnchorTerms(self.losses(self.start, batch), None)
-        losses, pullback = jax.vjp(lambda w: self.losses(with_gradient_in_rows(w), batch), self.start)
+        losses, pullback = jax.vjp(lambda w: self.losses(w, batch), self.start)
         (gradient,) = pullback(jnp.full_like(losses, 1 / len(losses)))
-        return AnchorTerms(losses, optax.tree.sub(gradient, self.anchor_gradient))
+        return AnchorTerms(losses, optax.tree.sub(in_rows(gradient), self.anchor_gradient))
 
     def potential(self, batch: Batch, terms: AnchorTerms) -> Potential:
         """Return U_B as a function params -> (U_B(w), what was measured), U_B(w*) = 0."""

@@ -34,6 +34,24 @@ def test_full_data_loss_and_gradient_whatever_the_batch(batch_size):
     np.testing.assert_allclose(gradient["w"], exact_gradient["w"], rtol=1e-4)
 
 
+@pytest.mark.parametrize("batch_size", [7, 64])
+def test_the_mean_loss_has_derivatives_forward_and_of_second_order(batch_size):
+    along = {"w": jnp.array([1.0, -2.0, 0.5])}
+
+    def both(function):
+        slope = jax.jvp(function, (ANCHOR,), (along,))[1]
+        return slope, jax.jvp(jax.grad(function), (ANCHOR,), (along,))[1]["w"], jax.hessian(function)(ANCHOR)["w"]["w"]
+
+    found = both(lambda w: mean_loss(loss, w, DATA, batch_size))
+    for value, exact in zip(found, both(lambda w: loss(w, DATA).mean()), strict=True):
+        np.testing.assert_allclose(value, exact, rtol=1e-4)
+
+
+def test_the_gradient_does_not_compute_a_piece_a_second_time():
+    gradient = jax.jit(jax.value_and_grad(lambda w: mean_loss(loss, w, DATA, 7)))
+    assert gradient.lower(ANCHOR).as_text().count("stablehlo.tanh") == 1
+
+
 @pytest.mark.parametrize("piece", [1, 7, 30, 64])
 def test_losses_in_pieces_are_those_of_the_whole(piece):
     np.testing.assert_allclose(losses_in_pieces(loss, ANCHOR, DATA, piece), loss(ANCHOR, DATA), rtol=1e-6)
