@@ -15,9 +15,9 @@ from problems import compressed
 from results import add, load
 
 import sltjax
-from sltjax.calibration import default_rule
 from sltjax.heat import sample_judged
 from sltjax.posterior import default_nbeta
+from sltjax.rules import default_rule
 from sltjax.sampling import alone, condition_all
 from sltjax.schedule import Schedule
 from sltjax.truth import Truth, deep_linear

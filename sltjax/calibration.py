@@ -5,7 +5,8 @@ burn-in. Batches gain little against it at nβ = n/log n: their noise heats a ch
 moves in a step, so that a batch k times smaller needs steps that carry k times less far. Where the full data
 cannot be afforded, chains are underdamped Langevin, as fast as batch noise allows.
 
-Lengths come from a pilot: how many steps one effective draw takes, and how much a draw scatters.
+Lengths come from a pilot: how many steps one effective draw takes, and how much a draw scatters. Where its chains are
+those that are wanted, they go on (`sample_to_error`), until they have come to the error asked for and agree.
 """
 
 import math
@@ -19,14 +20,12 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from sltjax import observables as observe
-from sltjax.curvature import STEP_TIMES_CURVATURE, curvature_a_step_away, curvature_met
 from sltjax.devices import fetch
-from sltjax.diagnostics import MAX_RHAT
+from sltjax.diagnostics import MAX_DRIFT, MAX_RHAT
 from sltjax.estimators import HEAT_DOUBT, llc
-from sltjax.heat import gradient_noise, heat_of_noise, heat_share, sample_judged
+from sltjax.heat import JudgedChains, heat_share, sample_judged
 from sltjax.posterior import LocalPosterior
-from sltjax.samplers import GHMC, Newton, UnderdampedLangevin
+from sltjax.rules import ByNoise, Fixed, Pace, default_rule
 from sltjax.sampling import alone, condition_all
 from sltjax.schedule import Schedule
 from sltjax.threefry import as_threefry
@@ -45,12 +44,8 @@ MIN_DRAWS, MAX_DRAWS = 500, 20_000
 MAX_THINNING = 16
 ESS_A_CHAIN = 100.0  # independent draws between which split R-hat comes down to 1.01
 MARGIN = 1.5  # a pilot knows its own autocorrelation to about a third
-FASTEST = 19.0  # (1 + a)/(1 − a) at persistence a = 0.9: beyond, stiff directions forget their energy too slowly
-BOLDEST = 1.0  # h²·κ at the largest curvature that pilots meet; 4 is unstable, and chains that are longer meet more
-SLOWEST = 1e-3
+ROUNDS = 3  # times that chains go on, each time by a half at least
 HEAT = 2.0  # times the error asked for: what batch noise may add to λ̂, of which `HEAT_DOUBT` goes into the error
-TOO_HOT, TOO_BOLD = 1.5, 1.25  # times what is allowed, beyond which a pilot is run again with slower steps
-WORSE = 4.0  # what a chain that left the finite numbers counts as, times what is allowed
 
 
 @dataclass(frozen=True)
@@ -87,19 +82,6 @@ class Asked:
         if self.batch_size is None and self.sampler is not None and self.sampler.needs_full_data:
             schedule = replace(schedule, batch_size=count_examples(data))
         validate(posterior, self.sampler, data, schedule)
-
-
-@struct.dataclass
-class Pace:
-    """How much slower chains must go than a look near the anchor suggests; 1 and 1 where it tells all.
-
-    Attributes:
-        noise: how many times as much batch noise they meet on their way.
-        curvature: how many times as much curvature.
-    """
-
-    noise: float = struct.field(pytree_node=False, default=1.0)
-    curvature: float = struct.field(pytree_node=False, default=1.0)
 
 
 @struct.dataclass
@@ -252,158 +234,161 @@ def choose(
         mesh: the devices that posteriors and data lie on, if there are several.
     """
     rule_key, pilot_key = jax.random.split(as_threefry(key))
-    num_chains = choose_num_chains(asked, cost * batch_size)
-    affordable = int(ALL_AFFORDABLE / (cost * batch_size))
-    most = asked.max_chain_steps or max(affordable, 100 * num_chains)
-    pilot = _pilot_schedule(asked, num_chains, batch_size, most // num_chains)
-    rule: Fixed | ByNoise
-    if asked.sampler is None:
-        rule = default_rule(rule_key, posteriors, steps, data, batch_size, mesh)
-    else:
-        rule = Fixed(asked.sampler)
+    rule = _rule(rule_key, posteriors, steps, data, asked, batch_size, mesh)
     where = tuple(int(step) for step in steps)
-    allowed, pace = HEAT * asked.error, Pace()
-    sampler = rule.make(allowed, pace)
     if asked.num_draws is not None and asked.thin is not None and isinstance(rule, Fixed):
-        return Calibration(sampler, _settled(asked, pilot), asked.error, steps=where)
-    spent, clock = 0, _Clock()
-    while True:
-        trace = sample_judged(
-            pilot_key,
-            posteriors,
-            steps,
-            sampler,
-            data,
-            pilot,
-            observables={"delta_loss": observe.delta_loss, "acceptance": observe.acceptance},
-            on_chunk=clock.tick,
-            mesh=mesh,
-            looks_at_curvature=isinstance(rule, ByNoise),
-        )
-        spent += pilot.num_steps * num_chains
-        heat = heat_share(trace, posteriors)
-        is_last = spent > most / 2 - pilot.num_steps * num_chains
-        if is_last or isinstance(rule, Fixed) or (slower := rule.slower(pace, heat / allowed, trace)) == pace:
-            break
-        pace = slower
-        sampler = rule.make(allowed, pace)
-    nbeta = fetch(posteriors.nbeta)
-    seen = tuple(llc({"delta_loss": trace["delta_loss"][c]}, float(nbeta[c])) for c in range(len(steps)))
-    if asked.max_seconds is not None:
-        most = min(most, int(asked.max_seconds / clock.seconds_a_step(len(steps))))
-    schedule, wanted = _lengths(asked, pilot, seen, heat, (most - spent) // num_chains)
+        num_chains = choose_num_chains(asked, cost * batch_size)
+        schedule = _settled(asked.num_draws, asked.thin, asked, num_chains, batch_size)
+        return Calibration(rule.sampler, schedule, asked.error, steps=where)
+    pilot = _run_pilot(pilot_key, posteriors, steps, data, asked, batch_size, cost, rule, mesh)
+    num_chains = pilot.schedule.num_chains
+    seen, heat = _seen(pilot.trace, posteriors)
+    schedule, wanted = _lengths(asked, pilot.schedule, seen, heat, (pilot.most - pilot.spent) // num_chains)
     return Calibration(
-        sampler,
+        pilot.sampler,
         schedule,
         asked.error,
         seen,
-        nbeta[:, None, None] * trace["delta_loss"],
-        pilot.thin,
-        trace["acceptance"].mean(axis=(1, 2)),
+        fetch(posteriors.nbeta)[:, None, None] * pilot.trace["delta_loss"],
+        pilot.schedule.thin,
+        pilot.trace["acceptance"].mean(axis=(1, 2)),
         heat,
-        spent,
-        clock.seconds_a_step(1) * schedule.num_steps * num_chains,
+        pilot.spent,
+        pilot.seconds_a_step * schedule.num_steps * num_chains,
         wanted,
-        pace,
+        pilot.pace,
         where,
     )
 
 
-def _settled(asked: Asked, pilot: Schedule) -> Schedule:
-    """The lengths that a user has settled; burn-in is a quarter of them, unless that is settled too."""
-    num_draws, thin = asked.num_draws or pilot.num_draws, asked.thin or pilot.thin
-    burn_in = num_draws * thin // 4 if asked.burn_in is None else asked.burn_in
-    return replace(pilot, num_draws=num_draws, burn_in=burn_in, thin=thin)
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """The rule for a sampler that needs nothing chosen beside what it learns by itself.
-
-    Attributes:
-        sampler: it.
-    """
-
-    sampler: Sampler
-
-    def make(self, allowed: float, pace: Pace) -> Sampler:
-        """The sampler."""
-        return self.sampler
-
-
-@dataclass(frozen=True)
-class ByNoise:
-    """The rule by which steps on batches follow from curvature and batch noise near the anchor.
-
-    Attributes:
-        square: h² there, [checkpoint]; NaN where no step size is stable.
-        share: of λ̂ that batch noise would add at D = h², [checkpoint].
-    """
-
-    square: Float[np.ndarray, " checkpoint"]
-    share: Float[np.ndarray, " checkpoint"]
-
-    def make(self, allowed: float, pace: Pace) -> Sampler:
-        """The sampler at which batch noise adds at most the share `allowed` to λ̂."""
-        square, share = self.square / pace.curvature, self.share * pace.noise / pace.curvature
-        ratio = np.clip(allowed / np.maximum(share, 1e-30), SLOWEST, FASTEST)
-        ratio = np.where(np.isfinite(share), ratio, 1.0)
-        persistence = np.maximum((ratio - 1) / (ratio + 1), 0.0)
-        return UnderdampedLangevin(np.sqrt(square * np.minimum(ratio, 1.0)), persistence)
-
-    def slower(self, pace: Pace, heat: Float[np.ndarray, " checkpoint"], trace: Trace) -> Pace:
-        """The pace that a pilot asks for; the same, if it went well.
-
-        Args:
-            pace: at which it went.
-            heat: what batch noise added at each checkpoint, in units of what is allowed.
-            trace: of the pilot, with "curvature" [checkpoint].
-        """
-        stable = np.isfinite(self.square)  # elsewhere chains are lost, which is no reason to slow down here
-        bold = self.square / pace.curvature * np.nan_to_num(trace["curvature"], nan=np.inf) / BOLDEST
-        hottest, boldest = (float(np.clip(np.max(x, initial=0.0, where=stable), 0.0, WORSE)) for x in (heat, bold))
-        return Pace(
-            pace.noise * (hottest if hottest > TOO_HOT else 1.0),
-            pace.curvature * (boldest if boldest > TOO_BOLD else 1.0),
-        )
-
-
-def default_rule(
+def sample_to_error(
     key: RngKey,
     posteriors: LocalPosterior,
     steps: Int[np.ndarray, " checkpoint"],
     data: Batch,
+    asked: Asked,
     batch_size: int,
+    cost: float,
     mesh: Mesh | None = None,
-) -> Fixed | ByNoise:
-    """Measure the posteriors, and give the rule for the sampler used where none is given.
+) -> Trace:
+    """Draw until every checkpoint's λ̂ has come to the error asked for and its chains agree, or the budget is spent.
 
-    Full data: `GHMC`, which starts from the curvature one step away from the anchor and adjusts itself. Batches:
-    `UnderdampedLangevin` with h²·κ = 0.5 for the largest curvature κ that short chains meet, and a persistence at
-    which batch noise, (D/8)·E|∇U_B − ∇U|² for D = h²(1 + a)/(1 − a), adds to λ̂ the share that the rule is given;
-    below that of a = 0, a smaller h. Hyperparameters are [checkpoint].
+    The chains are those of the pilot, which go on; but if a length is settled, others of that length.
 
-    Raises:
-        ValueError: every checkpoint's potential is infinite, or its curvature beyond measure, at all distances.
+    Args:
+        key: consumed.
+        posteriors: as `choose` takes them, as the rest is.
+        steps: as there.
+        data: as there.
+        asked: as there.
+        batch_size: as there.
+        cost: as there.
+        mesh: as there.
+
+    Returns:
+        As `sample_judged` does.
     """
-    rough_key, met_key, heat_key = jax.random.split(as_threefry(key), 3)
-    if batch_size == count_examples(data):
-        curvature = curvature_a_step_away(rough_key, posteriors, steps, data, batch_size)
-        _refuse_beyond_measure(curvature)
-        return Fixed(GHMC(0.5, preconditioner=Newton(curvature)))
-    met, trace = curvature_met(met_key, posteriors, steps, data, batch_size, mesh)
-    _refuse_beyond_measure(met.max(axis=0))
-    square = STEP_TIMES_CURVATURE / met[1:].max(axis=0)
-    noise = gradient_noise(heat_key, posteriors, trace["params"], data, batch_size)
-    return ByNoise(square, heat_share({**trace, "heat": heat_of_noise(noise, square)}, posteriors))
+    pilot_key, chain_key = jax.random.split(as_threefry(key))
+    if asked.num_draws is not None or asked.burn_in is not None:
+        chosen = choose(pilot_key, posteriors, steps, data, asked, batch_size, cost, mesh)
+        return sample_judged(chain_key, posteriors, steps, chosen.sampler, data, chosen.schedule, mesh=mesh)
+    rule = _rule(pilot_key, posteriors, steps, data, asked, batch_size, mesh)
+    pilot = _run_pilot(chain_key, posteriors, steps, data, asked, batch_size, cost, rule, mesh)
+    schedule, trace = pilot.schedule, pilot.trace
+    most = (pilot.most - pilot.spent) // schedule.num_chains + schedule.num_steps
+    for _ in range(ROUNDS):
+        longer = _longer(asked, schedule, *_seen(trace, posteriors), most)
+        if longer == schedule:
+            break
+        schedule, trace = longer, pilot.chains.run(longer)
+    return {name: values for name, values in trace.items() if name != "curvature"}
 
 
-def _refuse_beyond_measure(curvature: Float[np.ndarray, " checkpoint"]) -> None:
-    if not np.isfinite(curvature).any():
-        raise ValueError(
-            "no step size is stable at the checkpoint: the loss is not finite around it, or its curvature is beyond "
-            "measure; check the loss, or pass a sampler"
-        )
+@dataclass(frozen=True)
+class _Pilot:
+    """Chains whose steps are right, and what they saw.
+
+    Attributes:
+        sampler: theirs.
+        pace: by which its steps were made.
+        schedule: how long they are.
+        chains: they themselves.
+        trace: of them.
+        spent: chain-steps, theirs and those of pilots before them.
+        most: chain-steps that may be taken in all.
+        seconds_a_step: of a chain, for one checkpoint.
+    """
+
+    sampler: Sampler
+    pace: Pace
+    schedule: Schedule
+    chains: JudgedChains
+    trace: Trace
+    spent: int
+    most: int
+    seconds_a_step: float
+
+
+def _rule(
+    key: RngKey,
+    posteriors: LocalPosterior,
+    steps: Int[np.ndarray, " checkpoint"],
+    data: Batch,
+    asked: Asked,
+    batch_size: int,
+    mesh: Mesh | None,
+) -> Fixed | ByNoise:
+    if asked.sampler is not None:
+        return Fixed(asked.sampler)
+    return default_rule(key, posteriors, steps, data, batch_size, mesh)
+
+
+def _run_pilot(
+    key: RngKey,
+    posteriors: LocalPosterior,
+    steps: Int[np.ndarray, " checkpoint"],
+    data: Batch,
+    asked: Asked,
+    batch_size: int,
+    cost: float,
+    rule: Fixed | ByNoise,
+    mesh: Mesh | None,
+) -> _Pilot:
+    """Pilots, with slower steps each time, until one goes well or half of what may be spent is."""
+    num_chains = choose_num_chains(asked, cost * batch_size)
+    affordable = int(ALL_AFFORDABLE / (cost * batch_size))
+    most = asked.max_chain_steps or max(affordable, 100 * num_chains)
+    schedule = _pilot_schedule(asked, num_chains, batch_size, most // num_chains)
+    allowed, pace = HEAT * asked.error, Pace()
+    looks = isinstance(rule, ByNoise)
+    spent, clock = 0, _Clock()
+    while True:
+        sampler = rule.make(allowed, pace)
+        where = (key, posteriors, steps, sampler, data, num_chains, batch_size)
+        chains = JudgedChains(*where, mesh=mesh, looks_at_curvature=looks)
+        trace = chains.run(schedule, clock.tick)
+        spent += schedule.num_steps * num_chains
+        heat = heat_share(trace, posteriors)
+        is_last = spent > most / 2 - schedule.num_steps * num_chains
+        if is_last or isinstance(rule, Fixed) or (slower := rule.slower(pace, heat / allowed, trace)) == pace:
+            break
+        pace = slower
+    if asked.max_seconds is not None:
+        most = min(most, int(asked.max_seconds / clock.seconds_a_step(len(steps))))
+    return _Pilot(sampler, pace, schedule, chains, trace, spent, most, clock.seconds_a_step(1))
+
+
+def _seen(trace: Trace, posteriors: LocalPosterior) -> tuple[tuple[Estimate, ...], Float[np.ndarray, " checkpoint"]]:
+    """What the chains of each checkpoint estimate, heat included, and the share of it that is heat."""
+    nbetas = map(float, fetch(posteriors.nbeta))
+    each = zip(trace["delta_loss"], nbetas, strict=True)
+    return tuple(llc({"delta_loss": losses}, nbeta) for losses, nbeta in each), heat_share(trace, posteriors)
+
+
+def _settled(num_draws: int, thin: int, asked: Asked, num_chains: int, batch_size: int) -> Schedule:
+    """The lengths that a user has settled; burn-in is a quarter of them, unless that is settled too."""
+    burn_in = num_draws * thin // 4 if asked.burn_in is None else asked.burn_in
+    return Schedule(num_chains, num_draws, burn_in, thin, batch_size)
 
 
 def choose_num_chains(asked: Asked, flops: float) -> int:
@@ -422,19 +407,51 @@ def _pilot_schedule(asked: Asked, num_chains: int, batch_size: int, most: int) -
 
 
 def _lengths(
-    asked: Asked, pilot: Schedule, seen: tuple[Estimate, ...], heat: Float[np.ndarray, " checkpoint"], most: int
+    asked: Asked,
+    pilot: Schedule,
+    seen: tuple[Estimate, ...],
+    heat: Float[np.ndarray, " checkpoint"],
+    most: int,
+    least: int = 0,
+    thins: bool = True,
 ) -> tuple[Schedule, int]:
-    """The schedule that brings the worst checkpoint to the error asked for in `most` steps, and what it wants."""
+    """The schedule that brings the worst checkpoint to the error asked for in `most` steps, and what it wants.
+
+    It draws for `least` steps if it may; where it does not thin, draws lie as close as the pilot's.
+    """
     draws = pilot.num_draws * pilot.num_chains
     drawn_for_one = max((draws / e.health.ess for e in seen if e.health.ess > 0), default=1.0)
     thinning = 1 if asked.thin is not None else int(np.clip(drawn_for_one / 10, 1, MAX_THINNING))
     wanted = int(max(_steps_wanted(asked.error, pilot, *each) for each in zip(seen, heat, strict=True)))
-    thin = pilot.thin * thinning
-    longest = max(MIN_DRAWS * pilot.thin, min(MAX_DRAWS * thin, int(0.78 * most)))
-    steps = min(max(wanted, MIN_DRAWS * pilot.thin), longest) if asked.num_draws is None else asked.num_draws * thin
-    num_draws = math.ceil(steps / thin) if asked.num_draws is None else asked.num_draws
-    burn_in = min(max(pilot.burn_in, steps // 4), num_draws * thin - 1) if asked.burn_in is None else asked.burn_in
+    thin = pilot.thin * thinning if thins else pilot.thin
+    num_draws = asked.num_draws
+    if num_draws is None:
+        shortest = MIN_DRAWS * pilot.thin
+        longest = max(shortest, min(MAX_DRAWS * pilot.thin * thinning, int(0.78 * most), most - pilot.burn_in))
+        num_draws = _round_number(min(max(wanted, least, shortest), longest) / thin, longest / thin)
+    steps = num_draws * thin
+    burn_in = min(max(pilot.burn_in, steps // 4), steps - 1) if asked.burn_in is None else asked.burn_in
     return replace(pilot, num_draws=num_draws, burn_in=burn_in, thin=thin), math.ceil(wanted / thin)
+
+
+def _round_number(draws: float, most: float) -> int:
+    """The next number of four binary digits, so that programs which judge draws serve for other estimates, too."""
+    unit = 2 ** max(0, math.ceil(math.log2(draws)) - 4)
+    return math.ceil(min(math.ceil(draws / unit) * unit, most))
+
+
+def _longer(
+    asked: Asked, schedule: Schedule, seen: tuple[Estimate, ...], heat: Float[np.ndarray, " checkpoint"], most: int
+) -> Schedule:
+    """For how long chains go on that saw this; the same schedule, if they have come to where they should, or can."""
+    steps = schedule.num_draws * schedule.thin
+    wanted = max(_steps_wanted(asked.error, schedule, *each) for each in zip(seen, heat, strict=True))
+    is_long = steps >= max(wanted / MARGIN, MIN_DRAWS * schedule.thin)
+    disagrees = any(e.health.rhat > MAX_RHAT or abs(e.health.drift) > MAX_DRIFT for e in seen)
+    if is_long and not disagrees:
+        return schedule
+    longer, _ = _lengths(asked, schedule, seen, heat, most, least=int(MARGIN * steps), thins=False)
+    return longer if longer.num_steps > schedule.num_steps else schedule
 
 
 def _steps_wanted(error: float, pilot: Schedule, seen: Estimate, heat: float) -> float:

@@ -14,9 +14,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Bool, Float
 
-from sltjax.calibration import Asked, choose, settle
+from sltjax.calibration import Asked, sample_to_error, settle
 from sltjax.estimators import llc, unlocalised_llc
-from sltjax.heat import sample_judged
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.sampling import alone, condition_all
 from sltjax.types import Batch, Estimate, Loss, Params, RngKey, Sampler, Trace
@@ -233,9 +232,7 @@ def llc_curve(
     size, cost = settle(asked, posterior, data)
     posteriors = _on_grid(condition_all(posterior.at(alone(params)), data, size), nbetas, gammas)
     points = np.arange(len(nbetas))  # noise of its own for each grid point
-    pilot_key, chain_key = jax.random.split(key)
-    chosen = choose(pilot_key, posteriors, points, data, asked, size, cost)
-    trace = sample_judged(chain_key, posteriors, points, chosen.sampler, data, chosen.schedule)
+    trace = sample_to_error(key, posteriors, points, data, asked, size, cost)
     estimates = tuple(llc(_draws_at(trace, i), float(nbeta)) for i, nbeta in enumerate(nbetas))
     return Curve(nbetas, gammas, trace, estimates)
 

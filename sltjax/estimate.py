@@ -5,10 +5,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from sltjax.calibration import ERROR, Asked, choose, choose_num_chains, settle
+from sltjax.calibration import ERROR, Asked, choose_num_chains, sample_to_error, settle
 from sltjax.diagnostics import require_healthy
 from sltjax.estimators import llc
-from sltjax.heat import sample_judged
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.sampling import condition_all, over_cores
 from sltjax.types import Batch, Estimate, Loss, Params, RngKey, Sampler
@@ -72,9 +71,6 @@ def estimate_llc(
     size, cost = settle(asked, posterior, data)
     anchors, data, mesh = over_cores(params, data, choose_num_chains(asked, cost * size))
     posteriors = condition_all(posterior.at(anchors), data, size)
-    pilot_key, chain_key = jax.random.split(key)
-    step = np.zeros(1, int)
-    chosen = choose(pilot_key, posteriors, step, data, asked, size, cost, mesh)
-    trace = sample_judged(chain_key, posteriors, step, chosen.sampler, data, chosen.schedule, mesh=mesh)
+    trace = sample_to_error(key, posteriors, np.zeros(1, int), data, asked, size, cost, mesh)
     estimate = llc(jax.tree.map(lambda x: x[0], trace), nbeta)
     return require_healthy(estimate) if strict else estimate

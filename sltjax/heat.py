@@ -8,6 +8,7 @@ from the anchor, as chains do on their way, so that it is measured at their end.
 
 import itertools
 import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,10 +23,10 @@ from sltjax.curvature import largest_curvature
 from sltjax.devices import fetch, in_turn
 from sltjax.posterior import LocalPosterior
 from sltjax.samplers import SGHMC, SGLD, Identity, LeimkuhlerMatthews, UnderdampedLangevin
-from sltjax.sampling import DEFAULT_OBSERVABLES, draw_batch, sample_block, trace_block
+from sltjax.sampling import DEFAULT_OBSERVABLES, Chains, draw_batch, trace_block
 from sltjax.schedule import Schedule
 from sltjax.threefry import as_threefry, portable
-from sltjax.types import Batch, Params, RngKey, Sampler, Trace
+from sltjax.types import Batch, Observable, Params, RngKey, Sampler, Trace
 from sltjax.validation import count_examples
 
 VISITS = 16  # looks at the noise on the way, at least, where there are as many chunks
@@ -39,36 +40,69 @@ def sample_judged(
     data: Batch,
     schedule: Schedule,
     *,
-    mesh: Mesh | None = None,
-    looks_at_curvature: bool = False,
+    on_chunk: Callable[[int], None] = lambda chain_steps: None,
     **options: Any,
 ) -> Trace:
-    """As `sample_block`, and "heat" [checkpoint, chain] beside the draws: what batch noise adds to λ̂.
+    """As `sample_block`, and with what `JudgedChains` see beside the draws."""
+    sizes = (schedule.num_chains, schedule.batch_size)
+    return JudgedChains(key, posteriors, steps, sampler, data, *sizes, **options).run(schedule, on_chunk)
 
-    It is left out on full data, where there is none, and for samplers of which theory does not say it. With
-    `looks_at_curvature` there is "curvature" [checkpoint], the largest that its chains met, as well.
+
+class JudgedChains:
+    """`Chains`, and "heat" [checkpoint, chain] beside their draws: what batch noise adds to λ̂.
+
+    It is left out on full data, where there is none, and for samplers of which theory does not say it.
     """
-    distance = squared_step(sampler)
-    if distance is None or schedule.batch_size == count_examples(data):
-        return sample_block(key, posteriors, steps, sampler, data, schedule, mesh=mesh, **options)
-    noise_key = jax.random.fold_in(as_threefry(key), 2**32 - 3)
-    chunks = math.ceil(schedule.num_draws / schedule.chunk)
-    seen: list[Array] = []
-    met: list[Array] = []
-    skip = itertools.cycle(range(max(1, chunks // VISITS)))
 
-    def look(states: Any) -> None:
-        if next(skip) == 0:
-            positions = jax.tree.map(lambda w: w[:, :, None], states.params)
-            where = (portable(jax.random.fold_in(noise_key, len(seen))), posteriors, positions, data)
-            seen.append(_gradient_noise(*where, schedule.batch_size, mesh=mesh))
-            if looks_at_curvature and len(seen) % 4 == 1:  # it costs much more
-                met.append(largest_curvature(*where, schedule.batch_size, mesh=mesh))
+    def __init__(
+        self,
+        key: RngKey,
+        posteriors: LocalPosterior,
+        steps: Int[np.ndarray, " checkpoint"],
+        sampler: Sampler,
+        data: Batch,
+        num_chains: int,
+        batch_size: int,
+        *,
+        observables: Mapping[str, Observable] = DEFAULT_OBSERVABLES,
+        mesh: Mesh | None = None,
+        looks_at_curvature: bool = False,
+    ) -> None:
+        """Start them, as `Chains` are started.
 
-    trace = sample_block(key, posteriors, steps, sampler, data, schedule, on_draws=look, mesh=mesh, **options)
-    noise = np.stack(fetch(seen)).mean(axis=0, dtype=np.float64)
-    curvature = {"curvature": np.stack(fetch(met)).max(axis=0)} if met else {}
-    return {**trace, "heat": heat_of_noise(noise, distance), **curvature}
+        With `looks_at_curvature` there is "curvature" [checkpoint], the largest that chains met, as well.
+        """
+        self._chains = Chains(key, posteriors, steps, sampler, data, num_chains, observables, mesh)
+        self._distance = None if batch_size == count_examples(data) else squared_step(sampler)
+        self._key = jax.random.fold_in(as_threefry(key), 2**32 - 3)
+        self._where, self._mesh, self._looks_at_curvature = (posteriors, data), mesh, looks_at_curvature
+        self._seen: list[tuple[int, Array]] = []  # after how many draws, and the noise there
+        self._met: list[Array] = []
+
+    def run(self, schedule: Schedule, on_chunk: Callable[[int], None] = lambda chain_steps: None) -> Trace:
+        """Run to the end of a schedule, from wherever an earlier one ended, as `Chains.run` does."""
+        if self._distance is None:
+            return self._chains.run(schedule, on_chunk)
+        chunks = math.ceil(schedule.num_draws / schedule.chunk)
+        skip = itertools.cycle(range(max(1, chunks // VISITS)))
+
+        def look(states: Any) -> None:
+            if next(skip) == 0:
+                self._look(states, schedule.batch_size)
+
+        trace = self._chains.run(schedule, on_chunk, look)
+        seen = [noise for draws, noise in self._seen if draws > schedule.burn_in_draws]
+        noise = np.stack(fetch(seen)).mean(axis=0, dtype=np.float64)
+        curvature = {"curvature": np.stack(fetch(self._met)).max(axis=0)} if self._met else {}
+        return {**trace, "heat": heat_of_noise(noise, self._distance), **curvature}
+
+    def _look(self, states: Any, batch_size: int) -> None:
+        posteriors, data = self._where
+        positions = jax.tree.map(lambda w: w[:, :, None], states.params)
+        where = (portable(jax.random.fold_in(self._key, len(self._seen))), posteriors, positions, data, batch_size)
+        self._seen.append((self._chains.done, _gradient_noise(*where, mesh=self._mesh)))
+        if self._looks_at_curvature and len(self._seen) % 4 == 1:  # it costs much more
+            self._met.append(largest_curvature(*where, mesh=self._mesh))
 
 
 def trace_judged(

@@ -114,55 +114,100 @@ def sample_block(
     on_draws: Callable[[Any], None] = lambda states: None,
     mesh: Mesh | None = None,
 ) -> Trace:
-    """Draw from the posteriors around several checkpoints at once; nothing is validated.
+    """Draw from the posteriors around several checkpoints at once, as `Chains` do that run once."""
+    return Chains(key, posteriors, steps, sampler, data, schedule.num_chains, observables, mesh).run(
+        schedule, on_chunk, on_draws
+    )
 
-    Args:
-        key: the key of the whole sweep, the same for every block.
-        posteriors: as `condition_all` makes them, all leaves [checkpoint, ...].
-        steps: training step of each checkpoint, which seeds its noise.
-        sampler: its hyperparameters are scalars, or arrays [checkpoint].
-        data: shared by all lanes.
-        schedule: lengths and sizes.
-        observables: name -> what to record.
-        on_chunk: told the chain-steps done since its last call.
-        on_draws: shown the states of all lanes, leaves [checkpoint, chain, ...], after every chunk that holds draws;
-            what it computes of them it must begin before it returns, because the next chunk takes their memory.
-        mesh: spreads the lanes over devices, if there are several.
 
-    Returns:
-        name -> array [checkpoint, chain, draw, ...].
+class Chains:
+    """Chains around several checkpoints in one compiled program, that can be gone on with; nothing is validated.
+
+    Attributes:
+        done: how long they are, in draws, burn-in included.
+        mesh: of the devices that their lanes are spread over, if there are several.
     """
-    kinds = kinds_of(sampler)
-    recorders = replicate(_recorders(observables), mesh)
-    layout = layout_of(posteriors.anchor, mesh)
-    where = (posteriors, np.asarray(steps), sampler, kinds, schedule.num_chains, mesh, layout)
-    lanes, states = _start(portable(key), *where)
-    layout = layout_of(states, mesh)
-    total = schedule.burn_in_draws + schedule.num_draws
-    num_lanes = len(steps) * schedule.num_chains
-    recorded: list[Trace] = []
-    for first in range(0, total, schedule.chunk):
-        states, trace = _advance(
-            states,
-            lanes,
-            first,
-            schedule.burn_in_steps,
-            schedule.thin,
-            data,
-            recorders,
-            **_shape_of(sampler, recorders, schedule),
-            layout=layout,
-        )
-        if first + schedule.chunk > schedule.burn_in_draws:
-            on_draws(states)
-        if recorded:  # fetching waits for the chunk before, while the one just dispatched runs
-            recorded[-1] = fetch(recorded[-1])
-            on_chunk(schedule.chunk * schedule.thin * num_lanes)
-        recorded.append(trace)
-    recorded[-1] = fetch(recorded[-1])
-    on_chunk((total - first) * schedule.thin * num_lanes)
-    kept = slice(schedule.burn_in_draws, total)
-    return jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=2)[:, :, kept], *recorded)
+
+    def __init__(
+        self,
+        key: RngKey,
+        posteriors: LocalPosterior,
+        steps: Int[np.ndarray, " checkpoint"],
+        sampler: Sampler,
+        data: Batch,
+        num_chains: int,
+        observables: Mapping[str, Observable] = DEFAULT_OBSERVABLES,
+        mesh: Mesh | None = None,
+    ) -> None:
+        """Start them.
+
+        Args:
+            key: the key of the whole sweep, the same for every block.
+            posteriors: as `condition_all` makes them, all leaves [checkpoint, ...].
+            steps: training step of each checkpoint, which seeds its noise.
+            sampler: its hyperparameters are scalars, or arrays [checkpoint].
+            data: shared by all lanes.
+            num_chains: around each checkpoint.
+            observables: name -> what to record.
+            mesh: spreads the lanes over devices, if there are several.
+        """
+        self.done, self.mesh = 0, mesh
+        self._sampler, self._data = sampler, data
+        self._num_lanes = len(steps) * num_chains
+        self._recorders = replicate(_recorders(observables), mesh)
+        layout = layout_of(posteriors.anchor, mesh)
+        where = (posteriors, np.asarray(steps), sampler, kinds_of(sampler), num_chains, mesh, layout)
+        self._lanes, self._states = _start(portable(key), *where)
+        self._recorded: list[Trace] = []
+
+    def run(
+        self,
+        schedule: Schedule,
+        on_chunk: Callable[[int], None] = lambda chain_steps: None,
+        on_draws: Callable[[Any], None] = lambda states: None,
+    ) -> Trace:
+        """Run to the end of a schedule, from wherever an earlier one ended.
+
+        Args:
+            schedule: lengths and sizes; thin and batch size are those of the earlier one, burn-in no shorter.
+            on_chunk: told the chain-steps done since its last call.
+            on_draws: shown the states of all lanes, leaves [checkpoint, chain, ...], after every chunk that holds
+                draws; what it computes of them it must begin before it returns, because the next chunk takes their
+                memory.
+
+        Returns:
+            name -> array [checkpoint, chain, draw, ...]: all draws that this schedule asks for.
+        """
+        layout = layout_of(self._states, self.mesh)
+        total = schedule.burn_in_draws + schedule.num_draws
+        steps_a_draw = schedule.thin * self._num_lanes
+        waiting = 0
+        while self.done < total:
+            first = self.done
+            self._states, trace = _advance(
+                self._states,
+                self._lanes,
+                first,
+                schedule.burn_in_steps,
+                schedule.thin,
+                self._data,
+                self._recorders,
+                **_shape_of(self._sampler, self._recorders, schedule),
+                layout=layout,
+            )
+            self.done += schedule.chunk
+            if self.done > schedule.burn_in_draws:
+                on_draws(self._states)
+            if waiting:  # fetching waits for the chunk before, while the one just dispatched runs
+                self._recorded[-1] = fetch(self._recorded[-1])
+                on_chunk(waiting * steps_a_draw)
+            self._recorded.append(trace)
+            waiting = min(schedule.chunk, total - first)
+        if waiting:
+            self._recorded[-1] = fetch(self._recorded[-1])
+            on_chunk(waiting * steps_a_draw)
+        kept = slice(schedule.burn_in_draws, total)
+        return jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=2)[:, :, kept], *self._recorded)
 
 
 def _recorders(observables: Mapping[str, Observable]) -> dict[str, Any]:
@@ -300,14 +345,14 @@ def _advance(
 
             return jax.vmap(chain)(states, keys)
 
-        return jax.vmap(chains)(states, lanes.noise_keys, lanes.posteriors, lanes.samplers)
+        return _over_checkpoints(chains)(states, lanes.noise_keys, lanes.posteriors, lanes.samplers)
 
     def observe_chains(posterior: LocalPosterior, info: Info) -> Trace:
         bound = {name: observe.bind(recorder, posterior) for name, recorder in recorders.items()}
         return {name: jax.vmap(observable)(info.params, info) for name, observable in bound.items()}
 
     def observe_lanes(info: Info) -> Trace:
-        return jax.vmap(observe_chains)(lanes.posteriors, info)
+        return _over_checkpoints(observe_chains)(lanes.posteriors, info)
 
     def draw(states: Any, index: Array) -> tuple[Any, Trace]:
         """`thin` steps, of which the last is recorded: one copy of the step in the program, however many they are."""
@@ -324,6 +369,17 @@ def _advance(
     nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     states, trace = jax.lax.scan(draw, states, jnp.arange(chunk))
     return lay(states, layout), jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), trace)
+
+
+def _over_checkpoints(function: Callable[..., Any]) -> Callable[..., Any]:
+    """vmap; but one checkpoint alone is no axis, which would have XLA's CPU compiler lay out products worse."""
+
+    def mapped(*stacked: Any) -> Any:
+        if len(jax.tree.leaves(stacked)[0]) > 1:
+            return jax.vmap(function)(*stacked)
+        return jax.tree.map(lambda x: x[None], function(*jax.tree.map(lambda x: x[0], stacked)))
+
+    return mapped
 
 
 def lower_block(

@@ -7,10 +7,24 @@ import pytest
 from cases import assert_agrees
 
 import sltjax
-from sltjax.calibration import AFFORDABLE, BATCH_SIZE, HEAT, TOO_HOT, Asked, choose_batch_size, gradient_flops
+from sltjax import sampling
+from sltjax.calibration import (
+    AFFORDABLE,
+    BATCH_SIZE,
+    HEAT,
+    MARGIN,
+    MIN_DRAWS,
+    Asked,
+    _longer,
+    _round_number,
+    choose_batch_size,
+    gradient_flops,
+)
 from sltjax.curvature import curvature_a_step_away, curvature_met
+from sltjax.rules import TOO_HOT
 from sltjax.samplers import GHMC, SGLD, UnderdampedLangevin
 from sltjax.sampling import condition_all
+from sltjax.schedule import Schedule
 from sltjax.truth import deep_linear, localized_llc, quadratic
 
 DATA = jnp.ones(100)
@@ -168,3 +182,82 @@ def test_strict_raises_with_the_estimate():
             KEY, lambda w, b: jnp.sum(w**2) * b, jnp.zeros(2), DATA, nbeta=100.0, num_draws=20, thin=1, strict=True
         )
     assert np.isfinite(caught.value.estimate.value)
+
+
+# Chains that go on
+
+
+def test_the_pilot_is_the_beginning_of_the_chains(monkeypatch):
+    """One program, and no step twice."""
+    original, lengths, begun = sampling.Chains.run, [], []
+
+    def spied(chains, schedule, *options):
+        begun.append(chains.done)
+        trace = original(chains, schedule, *options)
+        lengths.append((chains.done, schedule))
+        return trace
+
+    monkeypatch.setattr(sampling.Chains, "run", spied)
+    truth = quadratic(KEY, np.array([1.0, 2.0, 3.0]), num_examples=50)
+    before = sampling._advance._cache_size()
+    estimate = sltjax.estimate_llc(KEY, truth.loss, truth.params, truth.data, nbeta=100.0, error=0.03)
+    assert sampling._advance._cache_size() == before + 1
+    assert begun[0] == 0
+    assert begun[1:] == [done for done, _ in lengths[:-1]]
+    _, last = lengths[-1]
+    assert estimate.health.ok
+    assert estimate.std_error < 0.03 * estimate.value
+    assert last.num_draws >= MIN_DRAWS
+    assert_agrees(estimate, localized_llc([1.0, 2.0, 3.0], 100.0, 1.0), cap=0.03)
+
+
+def test_a_burn_in_that_is_settled_is_kept():
+    """Shorter than a pilot's, whose first draws nobody recorded."""
+    truth = quadratic(KEY, np.array([1.0, 2.0, 3.0]), num_examples=50)
+    estimate = sltjax.estimate_llc(KEY, truth.loss, truth.params, truth.data, nbeta=100.0, error=0.03, burn_in=200)
+    assert_agrees(estimate, localized_llc([1.0, 2.0, 3.0], 100.0, 1.0), cap=0.03)
+
+
+SHORT = Schedule(num_chains=4, num_draws=MIN_DRAWS, burn_in=1000, thin=4, batch_size=100)
+
+
+def saw(value=10.0, std_error=0.0999, rhat=1.001, ess=2000.0, drift=0.0):
+    return sltjax.Estimate(value, std_error, np.full(4, value), sltjax.Health(np.full(4, -1), rhat, ess, drift, ()))
+
+
+@pytest.mark.parametrize(
+    ("seen", "factor"),
+    [
+        (saw(), 1.0),
+        (saw(std_error=0.11), MARGIN * 1.21),
+        (saw(ess=200.0), MARGIN * 2),
+        (saw(rhat=1.02), MARGIN),
+        (saw(drift=-5.0), MARGIN),
+        (saw(rhat=1.2), 2 * MARGIN),
+        (saw(value=np.nan, std_error=np.nan, ess=0.0, rhat=np.nan, drift=np.nan), 1.0),
+    ],
+)
+def test_chains_go_on_as_long_as_they_fall_short(seen, factor):
+    longer = _longer(Asked(error=0.01), SHORT, (saw(), seen), np.zeros(2), 10**6)
+    assert longer.thin == SHORT.thin
+    assert longer.burn_in == max(SHORT.burn_in, longer.num_draws * longer.thin // 4)
+    assert factor <= longer.num_draws / SHORT.num_draws < 1.13 * factor
+
+
+def test_chains_stop_where_the_budget_does():
+    spent = Schedule(num_chains=4, num_draws=1560, burn_in=1560, thin=4, batch_size=100)
+    assert _longer(Asked(error=0.01), spent, (saw(rhat=1.02),), np.zeros(1), 8000) == spent
+    longer = _longer(Asked(error=0.01), SHORT, (saw(std_error=1.0),), np.zeros(1), 4000)
+    assert SHORT.num_steps < longer.num_steps <= 4000
+
+
+def test_lengths_are_round_numbers():
+    assert [_round_number(draws, 1e6) for draws in (3.0, 500.0, 512.0, 513.0, 1000.0, 1025.0)] == [
+        3,
+        512,
+        512,
+        576,
+        1024,
+        1152,
+    ]
+    assert _round_number(1025.0, 1100.0) == 1100

@@ -8,7 +8,7 @@ from cases import assert_agrees, sghmc_llc, underdamped_llc
 
 import sltjax
 from sltjax.estimators import HEAT_DOUBT
-from sltjax.heat import gradient_noise, sample_judged, squared_step
+from sltjax.heat import JudgedChains, gradient_noise, sample_judged, squared_step
 from sltjax.samplers import GHMC, SGHMC, SGLD, SGNHT, LeimkuhlerMatthews, Newton, UnderdampedLangevin
 from sltjax.sampling import alone, condition_all
 from sltjax.schedule import Schedule
@@ -52,6 +52,22 @@ def test_the_heat_is_what_theory_says_of_each_sampler(sampler, theory):
     expected, cold = (theory(CURVATURES, NBETA, GAMMA, STEP_SIZE, c, BATCH_SIZE) for c in (0.25, 0.0))
     assert trace["heat"].shape == (1, 200)
     assert trace["heat"].mean() == pytest.approx(expected - cold, rel=0.2)
+
+
+def test_chains_that_go_on_forget_the_heat_of_what_has_become_burn_in():
+    """Anchored noise is 0 at the anchor, where chains begin, and grows with the distance from it."""
+    truth = quadratic(KEY, CURVATURES, num_examples=400, curvature_noise=0.5)
+    posterior = sltjax.LocalPosterior(truth.loss, truth.params, NBETA, GAMMA)
+    posteriors = condition_all(posterior.at(alone(truth.params)), truth.data, BATCH_SIZE)
+    chains = JudgedChains(KEY, posteriors, np.zeros(1, int), LeimkuhlerMatthews(1e-5), truth.data, 100, BATCH_SIZE)
+    short = Schedule(num_chains=100, num_draws=40, burn_in=0, thin=2, batch_size=BATCH_SIZE)
+    early = chains.run(short)["heat"].mean()
+    late = chains.run(Schedule(100, 40, 2000, 2, BATCH_SIZE))["heat"].mean()
+    alike = sample_judged(
+        KEY, posteriors, np.zeros(1, int), LeimkuhlerMatthews(1e-5), truth.data, Schedule(100, 40, 2000, 2, BATCH_SIZE)
+    )
+    assert early < 0.2 * late
+    assert late == pytest.approx(alike["heat"].mean(), rel=0.2)
 
 
 def test_heat_is_left_out_where_there_is_none_or_theory_is_silent():

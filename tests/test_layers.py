@@ -21,6 +21,7 @@ LAYERS = [
     {"estimators"},
     {"curvature"},
     {"heat"},
+    {"rules"},
     {"calibration"},
     {"estimate", "traced"},
     {"definition"},

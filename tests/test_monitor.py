@@ -338,7 +338,7 @@ def test_weights_that_are_not_trained_go_along():
         found.append(monitor(0, {"params": network(), "scale": jnp.float32(scale)})["llc"])
     alone = watch(loss=sltjax.behavioral_loss(apply))(0, network())["llc"]
     assert found[0] == pytest.approx(alone, rel=1e-4)
-    assert abs(found[1] - alone) > 0.1
+    assert found[1] != pytest.approx(alone, rel=1e-3)  # as it would be to rounding, if nothing went along
 
 
 # Writers
@@ -486,16 +486,16 @@ def show_devices():
     explicit = jax.make_mesh((4, 2), ("data", "model"))
     split = {"w": PartitionSpec(None, "model"), "v": PartitionSpec("model")}
     seen = []
-    original = sampling.sample_block
+    original = sampling.Chains.run
 
-    def spied(*args, **options):
+    def spied(chains, schedule, *_):
         def look(states):
             w = states.params["w"][...]
-            seen.append((w.addressable_shards[0].data.shape, {d.id for d in w.devices()}, options.get("mesh")))
+            seen.append((w.addressable_shards[0].data.shape, {d.id for d in w.devices()}, chains.mesh))
 
-        return original(*args, **options | {"on_draws": look})
+        return original(chains, schedule, on_draws=look)
 
-    sys.modules["sltjax.heat"].sample_block = spied
+    sampling.Chains.run = spied
     settings = SETTINGS | {"num_chains": 4, "sampler": sltjax.SGLD(1e-3)}
 
     def run(specs, mesh=None, device=None, is_watched=True):

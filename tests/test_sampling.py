@@ -5,7 +5,7 @@ import pytest
 
 import sltjax
 from sltjax import schedule as schedule_module
-from sltjax.sampling import condition_all, lower_block, sample_block
+from sltjax.sampling import Chains, condition_all, lower_block, sample_block
 from sltjax.schedule import Schedule
 
 DATA = jax.random.normal(jax.random.key(3), (50, 3))
@@ -63,6 +63,23 @@ def test_draws_do_not_depend_on_chunks(monkeypatch, chunks):
     monkeypatch.setattr(schedule_module, "CHUNKS", chunks)
     for name, values in run([0, 1]).items():
         np.testing.assert_array_equal(values, expected[name])
+
+
+@pytest.mark.parametrize("burn_in", [5, 40])
+def test_chains_go_on_as_if_they_had_never_stopped(burn_in):
+    """From within an earlier chunk, to a burn-in that ends among the earlier draws or after them."""
+    longer = Schedule(num_chains=3, num_draws=60, burn_in=burn_in, thin=2, batch_size=10)
+    chains = Chains(jax.random.key(0), posteriors([0, 1]), np.arange(2), sltjax.SGLD(1e-3), DATA, 3)
+    told = []
+    short = chains.run(SCHEDULE, told.append)
+    assert sum(told) == SCHEDULE.num_steps * 2 * 3
+    for name, values in run([0, 1]).items():
+        np.testing.assert_array_equal(short[name], values)
+    for name, values in run([0, 1], longer).items():
+        np.testing.assert_array_equal(chains.run(longer)[name], values)
+    length = chains.done
+    chains.run(longer)
+    assert chains.done == length
 
 
 def test_thinning_records_the_last_of_every_few_steps():

@@ -85,7 +85,7 @@ class GHMC:
 
     step_size: Scalar
     persistence: Scalar = 0.9
-    acceptance: Scalar = 0.9
+    acceptance: Scalar = 0.95
     preconditioner: Preconditioner = Identity()
 
     def init(self, key: RngKey, params: Params) -> GHMCState:

@@ -11,12 +11,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from sltjax.calibration import Pace, default_rule
 from sltjax.checkpoints import CheckpointError, Source, digest, read_ahead
 from sltjax.devices import Devices, Partition, fetch, make_mesh, place, replicate, tell
 from sltjax.heat import sample_judged
 from sltjax.posterior import LocalPosterior
 from sltjax.results import METRIC, OBSERVED
+from sltjax.rules import Pace, default_rule
 from sltjax.sampling import condition_all
 from sltjax.schedule import Schedule
 from sltjax.store import StoreError, Unit

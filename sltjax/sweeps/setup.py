@@ -16,11 +16,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sltjax import columns, fingerprint
-from sltjax.calibration import HEAT, Asked, Calibration, Pace, choose, settle
+from sltjax.calibration import HEAT, Asked, Calibration, choose, settle
 from sltjax.checkpoints import CheckpointError, Source, digest
 from sltjax.devices import Devices, Partition, make_mesh, place, replicate
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.results import check_names
+from sltjax.rules import Pace
 from sltjax.sampling import DEFAULT_OBSERVABLES, condition_all
 from sltjax.schedule import Schedule
 from sltjax.store import Shard
