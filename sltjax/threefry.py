@@ -46,11 +46,16 @@ def raw_of(key: Any) -> UInt32[Array, " word"]:
     """The words of a key of any kind, new style or old.
 
     Raises:
-        TypeError: it is no array, such as a seed.
+        TypeError: it is a number, such as a seed, or no array at all.
+        ValueError: it is several keys.
     """
-    if not hasattr(key, "dtype"):
+    is_new = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not is_new and np.ndim(key) == 0:
         raise TypeError(f"key: got {key!r}, expected a key, such as jax.random.key(0)")
-    return jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jnp.asarray(key)
+    raw = jax.random.key_data(key) if is_new else jnp.asarray(key)
+    if raw.ndim != 1:
+        raise ValueError(f"key: got keys of shape {raw.shape[:-1]}, expected a single one; take one of them")
+    return raw
 
 
 def numbers(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:

@@ -112,13 +112,13 @@ def as_float32(params: Params) -> Params:
     if not leaves:
         raise ValueError("the parameters hold no arrays; expected a pytree with at least one")
     for path, leaf in leaves:
-        name = jax.tree_util.keystr(path)
+        name = f"parameter {jax.tree_util.keystr(path)}" if path else "the array of parameters"
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
-                f"parameter {name} is {jnp.result_type(leaf)}, expected floating point; leave out what is not trained"
+                f"{name} is {jnp.result_type(leaf)}, expected floating point; leave out what is not trained"
             )
         if bad := int(np.sum(~np.isfinite(np.asarray(leaf, np.float32)))):
-            raise ValueError(f"parameter {name} holds {bad} values that are not finite; use an earlier checkpoint")
+            raise ValueError(f"{name} holds {bad} values that are not finite; use an earlier checkpoint")
     return jax.tree.map(lambda w: np.asarray(w, np.float32), params)
 
 

@@ -36,7 +36,7 @@ def refused(error, said, **changes):
         (ValueError, "burn_in must be at least 0", {"burn_in": -1}),
         (ValueError, "thin must be at least 1", {"thin": 0}),
         (ValueError, "holds 1 values that are not finite", {"params": jnp.array([1.0, jnp.nan])}),
-        (TypeError, "is int32, expected floating point", {"params": jnp.ones(2, int)}),
+        (TypeError, "the array of parameters is int32, expected floating point", {"params": jnp.ones(2, int)}),
         (ValueError, "hold no arrays", {"params": {}}),
         (ValueError, "step_size must be positive", {"sampler": sltjax.SGLD(0.0)}),
         (ValueError, "step_size must be positive", {"sampler": sltjax.SGLD(-1e-3)}),

@@ -73,9 +73,16 @@ def test_a_key_is_carried_to_any_devices_as_two_words(kind):
     np.testing.assert_array_equal(portable(key), jax.random.key_data(as_threefry(key)))
 
 
-def test_a_seed_is_no_key():
-    with pytest.raises(TypeError, match=r"got 0, expected a key, such as jax\.random\.key\(0\)"):
-        raw_of(0)
+@pytest.mark.parametrize("seed", [0, None, np.int64(0)])
+def test_a_seed_is_no_key(seed):
+    with pytest.raises(TypeError, match=r"got .*, expected a key, such as jax\.random\.key\(0\)"):
+        raw_of(seed)
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
+def test_several_keys_are_not_one(make):
+    with pytest.raises(ValueError, match=r"got keys of shape \(3,\), expected a single one"):
+        raw_of(jax.random.split(make(0), 3))
 
 
 def test_more_numbers_than_counters_are_refused():
