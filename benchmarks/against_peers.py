@@ -9,11 +9,11 @@ as jax's devices, which chains share (`jax_num_cpu_devices`); the peers have the
 law is asserted on short runs of equal length, of chains enough for an error of some percent.
 """
 
+import argparse
 import json
 import math
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -276,5 +276,19 @@ def main(folder: Path) -> None:
                     print(name, json.dumps(load(FILE)[name], indent=1), flush=True)
 
 
+def folder_told(doc: str | None) -> Path:
+    """The folder of the peers' environments, which a script is given.
+
+    Args:
+        doc: its documentation.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where `bash benchmarks/peers/install.sh FOLDER` put the peers")
+    folder: Path = parser.parse_args().folder
+    if missing := [peer for peer in SCRIPTS if not (folder / peer).is_dir()]:
+        parser.error(f"{folder} holds no {' and no '.join(missing)}: bash benchmarks/peers/install.sh {folder}")
+    return folder
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(folder_told(__doc__))

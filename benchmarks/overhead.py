@@ -1,6 +1,7 @@
 """One step of a sampler over the bare gradient of the same lanes, and its memory over parameters and gradient.
 
 `python benchmarks/overhead.py` measures, in turns within one process, and writes overhead.json, speed.py the table.
+With `--device gpu` it is a file and a table of that device's own.
 """
 
 import json
@@ -17,7 +18,7 @@ import against_peers
 import jax
 import jax.numpy as jnp
 import numpy as np
-from results import write
+from results import choose_device, device, of_device, write
 
 import sltjax
 from sltjax.losses import mean_loss
@@ -126,18 +127,24 @@ def processor() -> str:
     return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
+def machine() -> str:
+    """What it was measured on."""
+    parts = f"{os.cpu_count()} cores of {processor()}"
+    if jax.default_backend() != "cpu":
+        parts = f"{jax.devices()[0].device_kind}, {parts}"
+    return f"{parts}, Python {platform.python_version()}, jax {jax.__version__}"
+
+
 def main() -> None:
+    choose_device(__doc__)
     tasks = {task.name: task for task in against_peers.tasks()}
     found = {}
     for name, lanes in {"MLP 784-128-10, batch 512": 16, "MLP 8-64-64-1, batch 128": 16}.items():
         entry = {"ratios": measure(tasks[name], lanes), "memory": memory(tasks[name], lanes)}
         found[f"{name}, {lanes} lanes"] = entry
         print(json.dumps(entry, indent=1, ensure_ascii=False), flush=True)
-    versions = f"Python {platform.python_version()}, jax {jax.__version__}"
-    found["machine"] = (
-        f"{os.cpu_count()} cores of {processor()}, {versions}; a machine shared with others, so ratios within one run."
-    )
-    write(FILE, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    found["machine"] = f"{machine()}; a machine shared with others, so ratios within one run."
+    write(of_device(FILE, device()), json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

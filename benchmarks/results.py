@@ -1,14 +1,43 @@
 """What a benchmark has found so far, in a JSON file with a line an entry, so that a stopped run goes on."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import sltjax
+
+
+def choose_device(told: str | None) -> None:
+    """Have jax compute on what `--device` says: cpu, gpu or tpu; what it finds, where nothing is said.
+
+    Args:
+        told: the documentation of the script.
+    """
+    parser = argparse.ArgumentParser(description=told)
+    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="what jax finds, unless given")
+    if asked := parser.parse_args().device:
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(asked, asked))
+
+
+def device() -> str:
+    """The device that jax has, as in a file's name."""
+    return jax.devices()[0].device_kind.lower().replace(" ", "-")
+
+
+def of_device(file: Path, name: str) -> Path:
+    """The file of what was found on a device: "cpu", which is no part of its name, or another."""
+    return file if name == "cpu" else file.with_suffix(f".{name}{file.suffix}")
+
+
+def other_devices(file: Path) -> dict[str, Path]:
+    """Of other devices than CPUs: name -> the file of what was found there."""
+    return {found.stem.split(".", 1)[1]: found for found in sorted(file.parent.glob(f"{file.stem}.*{file.suffix}"))}
 
 
 def load(file: Path) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 `python benchmarks/scaling.py` writes scaling.json, speed.py the table. The model is an MLP of tanh, 8-64-64-1 where
 nothing else is said, at batch 128, 4 chains around 1 checkpoint, 1,024 examples; the sampler plain SGLD with ±1 noise.
-The least time is the roofline's: the FLOPs of the gradient at the rate of a product of two 2,048 × 2,048 matrices, or
+The least time is the roofline's: the FLOPs of the gradient at the rate of a product of two large square matrices, or
 four passes over the weights (each is read and written, and so is its gradient) at that of adding large arrays,
 whichever takes longer. Both rates are measured in the same run.
+
+With `--device gpu` it is a file and a table of that device's own.
 """
 
 import json
@@ -21,7 +23,7 @@ import against_peers
 import jax
 import jax.numpy as jnp
 import numpy as np
-from results import load, write
+from results import choose_device, device, load, of_device, write
 
 import sltjax
 from sltjax.calibration import gradient_flops
@@ -104,14 +106,15 @@ def best(function: Callable[..., jax.Array], *args: jax.Array) -> float:
 
 def machine() -> dict[str, float]:
     """FLOPs and bytes a second, at best."""
-    square, long = jnp.ones((2048, 2048)), jnp.ones(2**26)
-    flops = 2 * 2048**3 / best(jax.jit(jnp.matmul), square, square)
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    square, long = jnp.ones((size, size)), jnp.ones(2**26)
+    flops = 2 * size**3 / best(jax.jit(jnp.matmul), square, square)
     return {"flops": flops, "bytes": 2 * long.nbytes / best(jax.jit(partial(jnp.add, 1.0)), long)}
 
 
-def section() -> str:
+def section(file: Path = FILE) -> str:
     """A row a size."""
-    found = load(FILE)
+    found = load(file)
     flops, moved = found["machine"]["flops"], found["machine"]["bytes"]
     told = f"{' '.join(__doc__.split(chr(10) * 2)[1].split())} Here: {flops / 1e9:.0f} GFLOP/s, {moved / 1e9:.0f} GB/s."
     told = told.split("table. ", 1)[1]
@@ -125,6 +128,7 @@ def section() -> str:
 
 
 def main() -> None:
+    choose_device(__doc__)
     axes: dict[str, dict[str, Any]] = {}
     for axis, counts in AXES.items():
         for count in counts:
@@ -134,8 +138,8 @@ def main() -> None:
             axes.setdefault(axis, {})[str(count)] = {name: float(f"{x:.4g}") for name, x in entry.items()}
             print(axis, count, entry, flush=True)
     found = {"machine": {name: float(f"{x:.4g}") for name, x in machine().items()}, "axes": axes}
-    write(FILE, json.dumps(found, indent=1) + "\n")
-    print(section())
+    write(of_device(FILE, device()), json.dumps(found, indent=1) + "\n")
+    print(section(of_device(FILE, device())))
 
 
 if __name__ == "__main__":

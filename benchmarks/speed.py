@@ -13,7 +13,7 @@ import overhead
 import scaling
 import startup
 import to_error
-from results import load, write
+from results import load, of_device, other_devices, write
 
 TABLE = Path(__file__).parent / "SPEED.md"
 PEERS_TOLD = """Chain-steps a second, and how many times that sltjax takes with the same SGLD, by its better noise.
@@ -63,18 +63,24 @@ def agreement(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def text() -> str:
-    found, peers = load(overhead.FILE), load(against_peers.FILE)
-    told = found.pop("machine")
-    sections = [f"# Speed\n\n{told}"]
+def of_steps(steps: Path, sizes: Path, mark: str) -> list[str]:
+    """What overhead.py and scaling.py found on one device, under headings that begin with a mark."""
+    found = load(steps)
+    sections = [found.pop("machine")] if found else []
     for name, entry in found.items():
         memories = ", ".join(f"{sampler} {ratio}" for sampler, ratio in entry["memory"].items())
         sections.append(
-            f"## One step over the bare gradient: {name}\n\n{ratios(entry['ratios'])}\n\n"
+            f"{mark} One step over the bare gradient: {name}\n\n{ratios(entry['ratios'])}\n\n"
             f"Memory a lane, of its parameters and gradient (anchored; data apart): {memories}."
         )
-    if load(scaling.FILE):
-        sections += ["## As chains, checkpoints, parameters and data grow", scaling.section()]
+    if load(sizes):
+        sections += [f"{mark} As chains, checkpoints, parameters and data grow", scaling.section(sizes)]
+    return sections
+
+
+def text() -> str:
+    peers = load(against_peers.FILE)
+    sections = ["# Speed", *of_steps(overhead.FILE, scaling.FILE, "##")]
     if peers:
         sections += [
             "## Against peers",
@@ -89,6 +95,8 @@ def text() -> str:
     if load(to_error.FILE):
         _, _, *told = (to_error.__doc__ or "").strip().split("\n\n")
         sections += ["## Seconds to a standard error of 2 %", *told, to_error.section()]
+    for device, steps in other_devices(overhead.FILE).items():
+        sections += [f"## On {device}", *of_steps(steps, of_device(scaling.FILE, device), "###")]
     return "\n\n".join(sections) + "\n"
 
 
