@@ -38,6 +38,8 @@ def estimate_llc(
 
         λ̂(w*) = nβ·(E_p[L_n(w)] − L_n(w*)),    p ∝ exp(−nβ·L_n(w) − γ/2·|w − w*|²)
 
+    Unless their length is settled, chains go on until they have come to the error and agree, or a budget is spent.
+
     Args:
         key: consumed.
         loss: (params, batch) -> per-example losses [batch], pure; never a mean.
