@@ -57,6 +57,20 @@ def test_a_lane_does_not_depend_on_its_neighbours_or_its_place():
     np.testing.assert_array_equal(first[2], moved[1])
 
 
+def test_on_all_the_data_a_checkpoint_alone_draws_what_it_draws_beside_others():
+    """Alone it is no axis of its program."""
+
+    def drawn(steps):
+        sampled = condition_all(sltjax.LocalPosterior(loss, anchors(steps), 5.0, 1.0), DATA, 50)
+        schedule = Schedule(num_chains=3, num_draws=12, burn_in=5, thin=2, batch_size=50)
+        return sample_block(jax.random.key(0), sampled, np.array(steps), sltjax.GHMC(0.02), DATA, schedule)
+
+    alone, beside = drawn([4]), drawn([0, 4])
+    for name, values in alone.items():
+        assert values.shape == (1, 3, 12)
+        np.testing.assert_allclose(values[0], beside[name][1], rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("chunks", [1, 3, 100])
 def test_draws_do_not_depend_on_chunks(monkeypatch, chunks):
     expected = run([0, 1])
