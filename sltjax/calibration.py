@@ -40,7 +40,7 @@ MAX_CHAINS = 16
 CHEAP = 4e7  # FLOPs of all chains' gradients at which a step still costs what its overhead does
 THIN = 4
 PILOT_BURN_IN, PILOT_DRAWS = 1000, 250
-MIN_DRAWS, MAX_DRAWS = 500, 20_000
+FEWEST_DRAWS, MIN_DRAWS, MAX_DRAWS = 4, 500, 20_000  # fewer than MIN_DRAWS only where the budget is smaller
 MAX_THINNING = 16
 ESS_A_CHAIN = 100.0  # independent draws between which split R-hat comes down to 1.01
 MARGIN = 1.5  # a pilot knows its own autocorrelation to about a third
@@ -426,9 +426,9 @@ def _lengths(
     thin = pilot.thin * thinning if thins else pilot.thin
     num_draws = asked.num_draws
     if num_draws is None:
-        shortest = MIN_DRAWS * pilot.thin
-        longest = max(shortest, min(MAX_DRAWS * pilot.thin * thinning, int(0.78 * most), most - pilot.burn_in))
-        num_draws = _round_number(min(max(wanted, least, shortest), longest) / thin, longest / thin)
+        room = max(FEWEST_DRAWS * thin, min(int(0.78 * most), most - pilot.burn_in))
+        longest = min(MAX_DRAWS * pilot.thin * thinning, room)
+        num_draws = _round_number(min(max(wanted, least, MIN_DRAWS * pilot.thin), longest) / thin, longest / thin)
     steps = num_draws * thin
     burn_in = min(max(pilot.burn_in, steps // 4), steps - 1) if asked.burn_in is None else asked.burn_in
     return replace(pilot, num_draws=num_draws, burn_in=burn_in, thin=thin), math.ceil(wanted / thin)
@@ -437,7 +437,7 @@ def _lengths(
 def _round_number(draws: float, most: float) -> int:
     """The next number of four binary digits, so that programs which judge draws serve for other estimates, too."""
     unit = 2 ** max(0, math.ceil(math.log2(draws)) - 4)
-    return math.ceil(min(math.ceil(draws / unit) * unit, most))
+    return int(min(math.ceil(draws / unit) * unit, most))
 
 
 def _longer(

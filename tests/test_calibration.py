@@ -251,6 +251,23 @@ def test_chains_stop_where_the_budget_does():
     assert SHORT.num_steps < longer.num_steps <= 4000
 
 
+def test_a_budget_too_small_for_an_estimate_is_kept_and_told(monkeypatch):
+    original, lengths = sampling.Chains.run, []
+
+    def spied(chains, schedule, *options):
+        trace = original(chains, schedule, *options)
+        lengths.append(schedule.num_steps * schedule.num_chains)
+        return trace
+
+    monkeypatch.setattr(sampling.Chains, "run", spied)
+    truth = quadratic(KEY, np.array([1.0, 2.0, 3.0]), num_examples=50)
+    estimate = sltjax.estimate_llc(
+        KEY, truth.loss, truth.params, truth.data, nbeta=100.0, num_chains=4, max_chain_steps=1500
+    )
+    assert lengths[0] < lengths[-1] <= 1500
+    assert any("raise" in message for message in estimate.health.messages)
+
+
 def test_lengths_are_round_numbers():
     assert [_round_number(draws, 1e6) for draws in (3.0, 500.0, 512.0, 513.0, 1000.0, 1025.0)] == [
         3,
