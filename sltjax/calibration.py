@@ -185,11 +185,11 @@ def calibrate(
     asked = Asked(sampler, num_chains, num_draws, burn_in, thin, batch_size, error, max_chain_steps, max_seconds)
     size, cost = settle(asked, posterior, data)
     posteriors = condition_all(posterior.at(alone(as_float32(posterior.anchor))), data, size)
-    return choose(key, posteriors, np.zeros(1, int), data, asked, size, cost)
+    return choose(key, Stack(posteriors, np.zeros(1, int), data, asked, size, cost))
 
 
 def settle(asked: Asked, posterior: LocalPosterior, data: Batch) -> tuple[int, float]:
-    """Refuse what cannot work; the batch size, and the FLOPs of the gradient at one example, which `choose` takes."""
+    """Refuse what cannot work; the batch size, and the FLOPs of the gradient at one example, which a `Stack` takes."""
     asked.validate(posterior, data)
     cost = gradient_flops(posterior, data)
     return choose_batch_size(asked, cost, count_examples(data)), cost
@@ -211,20 +211,11 @@ def choose_batch_size(asked: Asked, cost: float, num_examples: int) -> int:
     return num_examples if full_data else min(BATCH_SIZE, num_examples)
 
 
-def choose(
-    key: RngKey,
-    posteriors: LocalPosterior,
-    steps: Int[np.ndarray, " checkpoint"],
-    data: Batch,
-    asked: Asked,
-    batch_size: int,
-    cost: float,
-    mesh: Mesh | None = None,
-) -> Calibration:
-    """What `calibrate` does, for a stack of checkpoints that are to share one schedule; nothing is validated.
+@dataclass(frozen=True)
+class Stack:
+    """Checkpoints that are to share one schedule, and what is asked of it; nothing is validated.
 
-    Args:
-        key: consumed.
+    Attributes:
         posteriors: as `condition_all` makes them, all leaves [checkpoint, ...].
         steps: training step of each checkpoint.
         data: pytree of arrays [n, ...].
@@ -233,23 +224,46 @@ def choose(
         cost: FLOPs of the gradient at one example.
         mesh: the devices that posteriors and data lie on, if there are several.
     """
+
+    posteriors: LocalPosterior
+    steps: Int[np.ndarray, " checkpoint"]
+    data: Batch
+    asked: Asked
+    batch_size: int
+    cost: float
+    mesh: Mesh | None = None
+
+    @property
+    def num_chains(self) -> int:
+        """Chains around each checkpoint."""
+        return choose_num_chains(self.asked, self.cost * self.batch_size)
+
+    def rule(self, key: RngKey) -> Fixed | ByNoise:
+        """By which their steps are chosen."""
+        if self.asked.sampler is not None:
+            return Fixed(self.asked.sampler)
+        return default_rule(key, self.posteriors, self.steps, self.data, self.batch_size, self.mesh)
+
+
+def choose(key: RngKey, stack: Stack) -> Calibration:
+    """What `calibrate` does, for several checkpoints; the key is consumed."""
     rule_key, pilot_key = jax.random.split(as_threefry(key))
-    rule = _rule(rule_key, posteriors, steps, data, asked, batch_size, mesh)
-    where = tuple(int(step) for step in steps)
+    rule, asked = stack.rule(rule_key), stack.asked
+    where = tuple(int(step) for step in stack.steps)
     if asked.num_draws is not None and asked.thin is not None and isinstance(rule, Fixed):
-        num_chains = choose_num_chains(asked, cost * batch_size)
-        schedule = _settled(asked.num_draws, asked.thin, asked, num_chains, batch_size)
+        burn_in = asked.num_draws * asked.thin // 4 if asked.burn_in is None else asked.burn_in
+        schedule = Schedule(stack.num_chains, asked.num_draws, burn_in, asked.thin, stack.batch_size)
         return Calibration(rule.sampler, schedule, asked.error, steps=where)
-    pilot = _run_pilot(pilot_key, posteriors, steps, data, asked, batch_size, cost, rule, mesh)
+    pilot = _run_pilot(pilot_key, stack, rule)
     num_chains = pilot.schedule.num_chains
-    seen, heat = _seen(pilot.trace, posteriors)
+    seen, heat = _seen(pilot.trace, stack.posteriors)
     schedule, wanted = _lengths(asked, pilot.schedule, seen, heat, (pilot.most - pilot.spent) // num_chains)
     return Calibration(
         pilot.sampler,
         schedule,
         asked.error,
         seen,
-        fetch(posteriors.nbeta)[:, None, None] * pilot.trace["delta_loss"],
+        fetch(stack.posteriors.nbeta)[:, None, None] * pilot.trace["delta_loss"],
         pilot.schedule.thin,
         pilot.trace["acceptance"].mean(axis=(1, 2)),
         heat,
@@ -261,43 +275,22 @@ def choose(
     )
 
 
-def sample_to_error(
-    key: RngKey,
-    posteriors: LocalPosterior,
-    steps: Int[np.ndarray, " checkpoint"],
-    data: Batch,
-    asked: Asked,
-    batch_size: int,
-    cost: float,
-    mesh: Mesh | None = None,
-) -> Trace:
+def sample_to_error(key: RngKey, stack: Stack) -> Trace:
     """Draw until every checkpoint's λ̂ has come to the error asked for and its chains agree, or the budget is spent.
 
-    The chains are those of the pilot, which go on; but if a length is settled, others of that length.
-
-    Args:
-        key: consumed.
-        posteriors: as `choose` takes them, as the rest is.
-        steps: as there.
-        data: as there.
-        asked: as there.
-        batch_size: as there.
-        cost: as there.
-        mesh: as there.
-
-    Returns:
-        As `sample_judged` does.
+    The chains are those of the pilot, which go on; but if a length is settled, others of that length. The key is
+    consumed, and the trace that of `sample_judged`.
     """
     pilot_key, chain_key = jax.random.split(as_threefry(key))
-    if asked.num_draws is not None or asked.burn_in is not None:
-        chosen = choose(pilot_key, posteriors, steps, data, asked, batch_size, cost, mesh)
-        return sample_judged(chain_key, posteriors, steps, chosen.sampler, data, chosen.schedule, mesh=mesh)
-    rule = _rule(pilot_key, posteriors, steps, data, asked, batch_size, mesh)
-    pilot = _run_pilot(chain_key, posteriors, steps, data, asked, batch_size, cost, rule, mesh)
+    if stack.asked.num_draws is not None or stack.asked.burn_in is not None:
+        chosen = choose(pilot_key, stack)
+        where = (stack.posteriors, stack.steps, chosen.sampler, stack.data, chosen.schedule)
+        return sample_judged(chain_key, *where, mesh=stack.mesh)
+    pilot = _run_pilot(chain_key, stack, stack.rule(pilot_key))
     schedule, trace = pilot.schedule, pilot.trace
     most = (pilot.most - pilot.spent) // schedule.num_chains + schedule.num_steps
     for _ in range(ROUNDS):
-        longer = _longer(asked, schedule, *_seen(trace, posteriors), most)
+        longer = _longer(stack.asked, schedule, *_seen(trace, stack.posteriors), most)
         if longer == schedule:
             break
         schedule, trace = longer, pilot.chains.run(longer)
@@ -329,52 +322,27 @@ class _Pilot:
     seconds_a_step: float
 
 
-def _rule(
-    key: RngKey,
-    posteriors: LocalPosterior,
-    steps: Int[np.ndarray, " checkpoint"],
-    data: Batch,
-    asked: Asked,
-    batch_size: int,
-    mesh: Mesh | None,
-) -> Fixed | ByNoise:
-    if asked.sampler is not None:
-        return Fixed(asked.sampler)
-    return default_rule(key, posteriors, steps, data, batch_size, mesh)
-
-
-def _run_pilot(
-    key: RngKey,
-    posteriors: LocalPosterior,
-    steps: Int[np.ndarray, " checkpoint"],
-    data: Batch,
-    asked: Asked,
-    batch_size: int,
-    cost: float,
-    rule: Fixed | ByNoise,
-    mesh: Mesh | None,
-) -> _Pilot:
+def _run_pilot(key: RngKey, stack: Stack, rule: Fixed | ByNoise) -> _Pilot:
     """Pilots, with slower steps each time, until one goes well or half of what may be spent is."""
-    num_chains = choose_num_chains(asked, cost * batch_size)
-    affordable = int(ALL_AFFORDABLE / (cost * batch_size))
+    asked, num_chains = stack.asked, stack.num_chains
+    affordable = int(ALL_AFFORDABLE / (stack.cost * stack.batch_size))
     most = asked.max_chain_steps or max(affordable, 100 * num_chains)
-    schedule = _pilot_schedule(asked, num_chains, batch_size, most // num_chains)
+    schedule = _pilot_schedule(asked, num_chains, stack.batch_size, most // num_chains)
     allowed, pace = HEAT * asked.error, Pace()
-    looks = isinstance(rule, ByNoise)
+    options: dict[str, Any] = {"mesh": stack.mesh, "looks_at_curvature": isinstance(rule, ByNoise)}
     spent, clock = 0, _Clock()
     while True:
         sampler = rule.make(allowed, pace)
-        where = (key, posteriors, steps, sampler, data, num_chains, batch_size)
-        chains = JudgedChains(*where, mesh=mesh, looks_at_curvature=looks)
+        chains = JudgedChains(key, stack.posteriors, stack.steps, sampler, stack.data, num_chains, **options)
         trace = chains.run(schedule, clock.tick)
         spent += schedule.num_steps * num_chains
-        heat = heat_share(trace, posteriors)
+        heat = heat_share(trace, stack.posteriors)
         is_last = spent > most / 2 - schedule.num_steps * num_chains
         if is_last or isinstance(rule, Fixed) or (slower := rule.slower(pace, heat / allowed, trace)) == pace:
             break
         pace = slower
     if asked.max_seconds is not None:
-        most = min(most, int(asked.max_seconds / clock.seconds_a_step(len(steps))))
+        most = min(most, int(asked.max_seconds / clock.seconds_a_step(len(stack.steps))))
     return _Pilot(sampler, pace, schedule, chains, trace, spent, most, clock.seconds_a_step(1))
 
 
@@ -383,12 +351,6 @@ def _seen(trace: Trace, posteriors: LocalPosterior) -> tuple[tuple[Estimate, ...
     nbetas = map(float, fetch(posteriors.nbeta))
     each = zip(trace["delta_loss"], nbetas, strict=True)
     return tuple(llc({"delta_loss": losses}, nbeta) for losses, nbeta in each), heat_share(trace, posteriors)
-
-
-def _settled(num_draws: int, thin: int, asked: Asked, num_chains: int, batch_size: int) -> Schedule:
-    """The lengths that a user has settled; burn-in is a quarter of them, unless that is settled too."""
-    burn_in = num_draws * thin // 4 if asked.burn_in is None else asked.burn_in
-    return Schedule(num_chains, num_draws, burn_in, thin, batch_size)
 
 
 def choose_num_chains(asked: Asked, flops: float) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Bool, Float
 
-from sltjax.calibration import Asked, sample_to_error, settle
+from sltjax.calibration import Asked, Stack, sample_to_error, settle
 from sltjax.estimators import llc, unlocalised_llc
 from sltjax.posterior import LocalPosterior, default_nbeta
 from sltjax.sampling import alone, condition_all
@@ -232,7 +232,7 @@ def llc_curve(
     size, cost = settle(asked, posterior, data)
     posteriors = _on_grid(condition_all(posterior.at(alone(params)), data, size), nbetas, gammas)
     points = np.arange(len(nbetas))  # noise of its own for each grid point
-    trace = sample_to_error(key, posteriors, points, data, asked, size, cost)
+    trace = sample_to_error(key, Stack(posteriors, points, data, asked, size, cost))
     estimates = tuple(llc(_draws_at(trace, i), float(nbeta)) for i, nbeta in enumerate(nbetas))
     return Curve(nbetas, gammas, trace, estimates)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from sltjax.calibration import ERROR, Asked, choose_num_chains, sample_to_error, settle
+from sltjax.calibration import ERROR, Asked, Stack, choose_num_chains, sample_to_error, settle
 from sltjax.diagnostics import require_healthy
 from sltjax.estimators import llc
 from sltjax.posterior import LocalPosterior, default_nbeta
@@ -73,6 +73,6 @@ def estimate_llc(
     size, cost = settle(asked, posterior, data)
     anchors, data, mesh = over_cores(params, data, choose_num_chains(asked, cost * size))
     posteriors = condition_all(posterior.at(anchors), data, size)
-    trace = sample_to_error(key, posteriors, np.zeros(1, int), data, asked, size, cost, mesh)
+    trace = sample_to_error(key, Stack(posteriors, np.zeros(1, int), data, asked, size, cost, mesh))
     estimate = llc(jax.tree.map(lambda x: x[0], trace), nbeta)
     return require_healthy(estimate) if strict else estimate

@@ -8,7 +8,7 @@ from the anchor, as chains do on their way, so that it is measured at their end.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from sltjax.samplers import SGHMC, SGLD, Identity, LeimkuhlerMatthews, Underdamp
 from sltjax.sampling import DEFAULT_OBSERVABLES, Chains, draw_batch, trace_block
 from sltjax.schedule import Schedule
 from sltjax.threefry import as_threefry, portable
-from sltjax.types import Batch, Observable, Params, RngKey, Sampler, Trace
+from sltjax.types import Batch, Params, RngKey, Sampler, Trace
 from sltjax.validation import count_examples
 
 VISITS = 16  # looks at the noise on the way, at least, where there are as many chunks
@@ -44,8 +44,8 @@ def sample_judged(
     **options: Any,
 ) -> Trace:
     """As `sample_block`, and with what `JudgedChains` see beside the draws."""
-    sizes = (schedule.num_chains, schedule.batch_size)
-    return JudgedChains(key, posteriors, steps, sampler, data, *sizes, **options).run(schedule, on_chunk)
+    chains = JudgedChains(key, posteriors, steps, sampler, data, schedule.num_chains, **options)
+    return chains.run(schedule, on_chunk)
 
 
 class JudgedChains:
@@ -62,26 +62,24 @@ class JudgedChains:
         sampler: Sampler,
         data: Batch,
         num_chains: int,
-        batch_size: int,
         *,
-        observables: Mapping[str, Observable] = DEFAULT_OBSERVABLES,
-        mesh: Mesh | None = None,
         looks_at_curvature: bool = False,
+        **options: Any,
     ) -> None:
         """Start them, as `Chains` are started.
 
         With `looks_at_curvature` there is "curvature" [checkpoint], the largest that chains met, as well.
         """
-        self._chains = Chains(key, posteriors, steps, sampler, data, num_chains, observables, mesh)
-        self._distance = None if batch_size == count_examples(data) else squared_step(sampler)
+        self._chains = Chains(key, posteriors, steps, sampler, data, num_chains, **options)
+        self._distance = squared_step(sampler)
         self._key = jax.random.fold_in(as_threefry(key), 2**32 - 3)
-        self._where, self._mesh, self._looks_at_curvature = (posteriors, data), mesh, looks_at_curvature
+        self._where, self._looks_at_curvature = (posteriors, data), looks_at_curvature
         self._seen: list[tuple[int, Array]] = []  # after how many draws, and the noise there
         self._met: list[Array] = []
 
     def run(self, schedule: Schedule, on_chunk: Callable[[int], None] = lambda chain_steps: None) -> Trace:
         """Run to the end of a schedule, from wherever an earlier one ended, as `Chains.run` does."""
-        if self._distance is None:
+        if self._distance is None or schedule.batch_size == count_examples(self._where[1]):
             return self._chains.run(schedule, on_chunk)
         chunks = math.ceil(schedule.num_draws / schedule.chunk)
         skip = itertools.cycle(range(max(1, chunks // VISITS)))
@@ -100,9 +98,9 @@ class JudgedChains:
         posteriors, data = self._where
         positions = jax.tree.map(lambda w: w[:, :, None], states.params)
         where = (portable(jax.random.fold_in(self._key, len(self._seen))), posteriors, positions, data, batch_size)
-        self._seen.append((self._chains.done, _gradient_noise(*where, mesh=self._mesh)))
+        self._seen.append((self._chains.done, _gradient_noise(*where, mesh=self._chains.mesh)))
         if self._looks_at_curvature and len(self._seen) % 4 == 1:  # it costs much more
-            self._met.append(largest_curvature(*where, mesh=self._mesh))
+            self._met.append(largest_curvature(*where, mesh=self._chains.mesh))
 
 
 def trace_judged(

@@ -476,7 +476,7 @@ def _condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> L
 
 def draw_batch(key: Array, data: Batch, batch_size: int) -> Batch:
     """`batch_size` examples, drawn with replacement; all of them, once each, if that is their number."""
-    num_examples = len(jax.tree.leaves(data)[0])
+    num_examples = count_examples(data)
     if batch_size == num_examples:
         return data
     indices = once(lambda key: jax.random.randint(key, (batch_size,), 0, num_examples))(key)

@@ -187,34 +187,40 @@ def test_strict_raises_with_the_estimate():
 # Chains that go on
 
 
-def test_the_pilot_is_the_beginning_of_the_chains(monkeypatch):
-    """One program, and no step twice."""
-    original, lengths, begun = sampling.Chains.run, [], []
+@pytest.fixture
+def ran(monkeypatch):
+    """Of every run of chains: how long they were when it began, how long when it ended, and its schedule."""
+    original, seen = sampling.Chains.run, []
 
     def spied(chains, schedule, *options):
-        begun.append(chains.done)
+        begun = chains.done
         trace = original(chains, schedule, *options)
-        lengths.append((chains.done, schedule))
+        seen.append((begun, chains.done, schedule))
         return trace
 
     monkeypatch.setattr(sampling.Chains, "run", spied)
+    return seen
+
+
+def test_the_pilot_is_the_beginning_of_the_chains(ran):
+    """One program, and no step twice."""
     truth = quadratic(KEY, np.array([1.0, 2.0, 3.0]), num_examples=50)
     before = sampling._advance._cache_size()
     estimate = sltjax.estimate_llc(KEY, truth.loss, truth.params, truth.data, nbeta=100.0, error=0.03)
     assert sampling._advance._cache_size() == before + 1
-    assert begun[0] == 0
-    assert begun[1:] == [done for done, _ in lengths[:-1]]
-    _, last = lengths[-1]
+    assert len(ran) > 1
+    assert [begun for begun, _, _ in ran] == [0, *(done for _, done, _ in ran[:-1])]
     assert estimate.health.ok
     assert estimate.std_error < 0.03 * estimate.value
-    assert last.num_draws >= MIN_DRAWS
+    assert ran[-1][2].num_draws >= MIN_DRAWS
     assert_agrees(estimate, localized_llc([1.0, 2.0, 3.0], 100.0, 1.0), cap=0.03)
 
 
-def test_a_burn_in_that_is_settled_is_kept():
-    """Shorter than a pilot's, whose first draws nobody recorded."""
+def test_a_burn_in_that_is_settled_is_kept(ran):
+    """Shorter than a pilot's, whose first draws nobody recorded: its chains do not go on."""
     truth = quadratic(KEY, np.array([1.0, 2.0, 3.0]), num_examples=50)
     estimate = sltjax.estimate_llc(KEY, truth.loss, truth.params, truth.data, nbeta=100.0, error=0.03, burn_in=200)
+    assert [(begun, schedule.burn_in) for begun, _, schedule in ran] == [(0, 999), (0, 200)]
     assert_agrees(estimate, localized_llc([1.0, 2.0, 3.0], 100.0, 1.0), cap=0.03)
 
 
@@ -240,6 +246,7 @@ def saw(value=10.0, std_error=0.0999, rhat=1.001, ess=2000.0, drift=0.0):
 def test_chains_go_on_as_long_as_they_fall_short(seen, factor):
     longer = _longer(Asked(error=0.01), SHORT, (saw(), seen), np.zeros(2), 10**6)
     assert longer.thin == SHORT.thin
+    assert longer == SHORT or longer.num_draws == _round_number(float(longer.num_draws), 1e6)
     assert longer.burn_in == max(SHORT.burn_in, longer.num_draws * longer.thin // 4)
     assert factor <= longer.num_draws / SHORT.num_draws < 1.13 * factor
 
@@ -251,20 +258,13 @@ def test_chains_stop_where_the_budget_does():
     assert SHORT.num_steps < longer.num_steps <= 4000
 
 
-def test_a_budget_too_small_for_an_estimate_is_kept_and_told(monkeypatch):
-    original, lengths = sampling.Chains.run, []
-
-    def spied(chains, schedule, *options):
-        trace = original(chains, schedule, *options)
-        lengths.append(schedule.num_steps * schedule.num_chains)
-        return trace
-
-    monkeypatch.setattr(sampling.Chains, "run", spied)
+def test_a_budget_too_small_for_an_estimate_is_kept_and_told(ran):
     truth = quadratic(KEY, np.array([1.0, 2.0, 3.0]), num_examples=50)
     estimate = sltjax.estimate_llc(
         KEY, truth.loss, truth.params, truth.data, nbeta=100.0, num_chains=4, max_chain_steps=1500
     )
-    assert lengths[0] < lengths[-1] <= 1500
+    taken = [schedule.num_steps * schedule.num_chains for _, _, schedule in ran]
+    assert taken[0] < taken[-1] <= 1500
     assert any("raise" in message for message in estimate.health.messages)
 
 

@@ -59,7 +59,7 @@ def test_chains_that_go_on_forget_the_heat_of_what_has_become_burn_in():
     truth = quadratic(KEY, CURVATURES, num_examples=400, curvature_noise=0.5)
     posterior = sltjax.LocalPosterior(truth.loss, truth.params, NBETA, GAMMA)
     posteriors = condition_all(posterior.at(alone(truth.params)), truth.data, BATCH_SIZE)
-    chains = JudgedChains(KEY, posteriors, np.zeros(1, int), LeimkuhlerMatthews(1e-5), truth.data, 100, BATCH_SIZE)
+    chains = JudgedChains(KEY, posteriors, np.zeros(1, int), LeimkuhlerMatthews(1e-5), truth.data, 100)
     short = Schedule(num_chains=100, num_draws=40, burn_in=0, thin=2, batch_size=BATCH_SIZE)
     early = chains.run(short)["heat"].mean()
     late = chains.run(Schedule(100, 40, 2000, 2, BATCH_SIZE))["heat"].mean()

@@ -71,6 +71,20 @@ def test_on_all_the_data_a_checkpoint_alone_draws_what_it_draws_beside_others():
         np.testing.assert_allclose(values[0], beside[name][1], rtol=1e-3, atol=1e-5)
 
 
+def test_one_checkpoint_is_an_axis_of_steps_on_batches_alone():
+    """Losses of three chains on all 50 examples, or on 10 of them."""
+    posterior = sltjax.LocalPosterior(loss, {"w": jnp.ones(3)}, 5.0, 1.0)
+
+    def program(batch_size, width):
+        schedule = Schedule(num_chains=3, num_draws=12, burn_in=5, thin=2, batch_size=batch_size)
+        return lower_block(posterior, width, sltjax.SGLD(1e-3), DATA, schedule)["advance"].as_text()
+
+    assert "tensor<1x3x50xf32>" not in program(50, 1)
+    assert "tensor<3x50xf32>" in program(50, 1)
+    assert "tensor<2x3x50xf32>" in program(50, 2)
+    assert "tensor<1x3x10xf32>" in program(10, 1)
+
+
 @pytest.mark.parametrize("chunks", [1, 3, 100])
 def test_draws_do_not_depend_on_chunks(monkeypatch, chunks):
     expected = run([0, 1])

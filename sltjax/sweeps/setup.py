@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sltjax import columns, fingerprint
-from sltjax.calibration import HEAT, Asked, Calibration, choose, settle
+from sltjax.calibration import HEAT, Asked, Calibration, Stack, choose, settle
 from sltjax.checkpoints import CheckpointError, Source, digest
 from sltjax.devices import Devices, Partition, make_mesh, place, replicate
 from sltjax.posterior import LocalPosterior, default_nbeta
@@ -118,7 +118,7 @@ class Setup:
         anchors, data = place(stack, mesh, self.partition), replicate(self.data, mesh)
         posteriors = condition_all(self.posterior.at(anchors), data, self.batch_size)
         pilot_key = jax.random.fold_in(as_threefry(self.key), 2**32 - 2)
-        return choose(pilot_key, posteriors, slots, data, self.asked, self.batch_size, self.cost, mesh)
+        return choose(pilot_key, Stack(posteriors, slots, data, self.asked, self.batch_size, self.cost, mesh))
 
     def job(self, manifest: Manifest) -> Job:
         """What every block is sampled by, once that is settled."""
