@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "sltjax"
 LAYERS = [
     {"types", "late"},
     {"fusion", "entrywise"},
+    {"precision"},
     {"losses", "models", "parts", "schedule", "devices", "threefry"},
     {"posterior"},
     {"observables", "samplers", "truth", "checkpoints", "validation"},

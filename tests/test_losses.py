@@ -57,30 +57,23 @@ def test_restricting_a_behavioral_loss_keeps_the_whole_anchor():
     np.testing.assert_allclose(restricted(part + 1, X), whole, rtol=1e-6)
 
 
-def seen_dtypes(loss):
-    """The dtypes in which a loss, or the outputs of a behavioral one, are computed."""
-    found = []
+def test_a_loss_in_another_precision_multiplies_in_it():
+    """Float32 comes in and goes out, tokens stay integers, and of a behavioural loss the outputs are computed so."""
 
-    def watching(params, batch):
-        found.extend([params["a"].dtype, batch["x"].dtype, batch["token"].dtype])
-        return apply(params, batch["x"])
+    def outputs(params, batch):
+        return apply(params, batch["x"]) + batch["token"][:, None]
 
-    made = loss(watching)
-    out = made(PARAMS, {"x": X, "token": jnp.arange(6)})
-    return out.dtype, found
+    def near(x):
+        return x.astype(jnp.bfloat16).astype(jnp.float32)
 
-
-def test_a_loss_in_another_precision_takes_and_gives_float32():
-    def plain(function):
-        return sltjax.in_precision(lambda w, batch: jnp.sum(jnp.square(function(w, batch)), axis=1))
-
-    def behavioral(function):
-        return sltjax.in_precision(sltjax.behavioral_loss(function, PARAMS))
-
-    for make in (plain, behavioral):
-        given, inside = seen_dtypes(make)
-        assert given == jnp.float32
-        assert inside[:3] == [jnp.bfloat16, jnp.bfloat16, jnp.int32]
+    batch, anchor = {"x": X, "token": jnp.arange(6)}, {"a": PARAMS["a"] * 1.3, "b": PARAMS["b"]}
+    before, after = (near(near(X) @ near(w["a"])) @ near(w["b"]) for w in (anchor, PARAMS))
+    behavioral = sltjax.in_precision(sltjax.behavioral_loss(outputs, anchor))
+    np.testing.assert_allclose(behavioral(PARAMS, batch), 0.5 * jnp.sum((after - before) ** 2, axis=1), rtol=1e-5)
+    plain = sltjax.in_precision(lambda w, batch: jnp.sum(jnp.square(outputs(w, batch)), axis=1))
+    expected = jnp.sum((after + jnp.arange(6)[:, None]) ** 2, axis=1)
+    np.testing.assert_allclose(plain(PARAMS, batch), expected, rtol=1e-5)
+    assert plain(PARAMS, batch).dtype == jnp.float32
 
 
 @pytest.mark.slow
