@@ -6,7 +6,8 @@
 Time is a slope: a long run less a short one, over the steps between them, so that compilation and preparation count
 for nobody; they are told apart. Runs of all libraries take turns, and medians are over the turns. sltjax has the cores
 as jax's devices, which chains share (`jax_num_cpu_devices`); the peers have them as threads. That all sample the same
-law is asserted on short runs of equal length, of chains enough for an error of some percent.
+law is asserted on short runs of equal length, of chains enough for an error of some percent; of sltjax with products in
+bfloat16, too.
 """
 
 import argparse
@@ -35,6 +36,7 @@ FILE = Path(__file__).parent / "against_peers.json"
 AGREEMENT = Path(__file__).parent / "agreement.json"
 PEERS = {"canonical-interp 0.2.7": "canonical_interp", "devinterp 2.0.1": "devinterp"}
 ONE_BY_ONE = "devinterp 2.0.1"
+ROUGH = "sltjax, ±1 noise, bfloat16"
 SCRIPTS = {"canonical_interp": "canonical_interp.py", "devinterp": "devinterp_.py"}
 TURNS, SECONDS = 3, 3.0
 AGREEING, SIGMAS = 16, 4.0  # chains whose λ̂ are compared, and the standard errors that they may lie apart
@@ -162,9 +164,10 @@ def tasks() -> list[Task]:
     return made
 
 
-def ours(task: Task, noise: Callable[..., Any], anchored: bool) -> Run:
+def ours(task: Task, noise: Callable[..., Any], anchored: bool = False, is_rough: bool = False) -> Run:
     nbeta, gamma = task.settings["nbeta"], task.settings["gamma"]
-    posterior = sltjax.LocalPosterior(task.loss, task.params, nbeta, gamma, anchored=anchored)
+    loss = sltjax.in_precision(task.loss) if is_rough else task.loss
+    posterior = sltjax.LocalPosterior(loss, task.params, nbeta, gamma, anchored=anchored)
     sampler = sltjax.SGLD(task.settings["step_size"], noise=noise)
 
     def run(chains: int, draws: int, burn_in: int, seed: int) -> dict[str, Any]:
@@ -257,9 +260,10 @@ def main(folder: Path) -> None:
             file = Path(temporary) / "task.npz"
             save(task, file)
             runs = {
-                "sltjax, ±1 noise": ours(task, rademacher, False),
-                "sltjax": ours(task, sltjax.samplers.gaussian, False),
-                "sltjax, anchored": ours(task, sltjax.samplers.gaussian, True),
+                "sltjax, ±1 noise": ours(task, rademacher),
+                "sltjax": ours(task, sltjax.samplers.gaussian),
+                "sltjax, anchored": ours(task, sltjax.samplers.gaussian, anchored=True),
+                ROUGH: ours(task, rademacher, is_rough=True),
                 **{name: theirs(folder, peer, file) for name, peer in PEERS.items()},
             }
             if task.name not in load(AGREEMENT):

@@ -16,7 +16,8 @@ import to_error
 from results import load, of_device, other_devices, write
 
 TABLE = Path(__file__).parent / "SPEED.md"
-PEERS_TOLD = """Chain-steps a second, and how many times that sltjax takes with the same SGLD, by its better noise.
+PEERS_TOLD = """Chain-steps a second, and how many times that sltjax takes with the same SGLD, by its better noise; and
+by ±1 noise and products in bfloat16 (`in_precision`), which neither peer has.
 sltjax has the cores as jax's devices (`jax_num_cpu_devices`), the peers have them as threads. devinterp runs one chain
 after another: its rate at 4 lanes stands for more of them. Compilation is left out."""
 AGREEMENT_TOLD = """λ̂ at the same ε, γ, nβ and lengths, far from settled, ± by the spread of 16 chains and, of peers, by
@@ -38,7 +39,8 @@ def against(found: dict[str, Any]) -> str:
     for task, entry in found.items():
         rates |= {name: statistics.median(each["rate"]) for name, each in entry.items()}
         best = max(rates[name] for name in names[:2])
-        cells = [_rate(rates[name], None if name.startswith("sltjax") else best) for name in names]
+        by = [best, rates[against_peers.ROUGH]]
+        cells = [_rate(rates[name], [] if name.startswith("sltjax") else by) for name in names]
         lines.append(f"| {task} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -49,8 +51,9 @@ def not_run(found: dict[str, Any]) -> list[str]:
     return [f"Not run yet: {'; '.join(missing)}."] if missing else []
 
 
-def _rate(rate: float, best: float | None) -> str:
-    return f"{rate:,.{0 if rate >= 100 else 1}f}" + ("" if best is None else f" (× {best / rate:.1f})")
+def _rate(rate: float, ours: list[float]) -> str:
+    times = "; ".join(f"× {each / rate:.1f}" for each in ours)
+    return f"{rate:,.{0 if rate >= 100 else 1}f}" + (f" ({times})" if times else "")
 
 
 def agreement(found: dict[str, Any]) -> str:

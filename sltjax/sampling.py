@@ -97,9 +97,9 @@ def over_cores(params: Params, data: Batch, num_chains: int) -> tuple[Params, Ba
     return place(alone(params), mesh), replicate(data, mesh), mesh
 
 
-def alone(params: Params) -> Params:
-    """The parameters as a stack of one checkpoint."""
-    return jax.tree.map(lambda w: jnp.asarray(w)[None], params)
+def alone(tree: Any) -> Any:
+    """What one checkpoint has, as a stack of one."""
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
 
 
 def sample_block(
@@ -332,6 +332,12 @@ def _advance(
     chunk: int,
     layout: Layout,
 ) -> tuple[Any, Trace]:
+    # One checkpoint alone has no axis: XLA's CPU compiler then lays its products out better.
+    is_alone = lanes.noise_keys.shape[0] == 1
+    stacks = (states, lanes.posteriors, lanes.samplers, lanes.noise_keys)
+    states, posteriors, samplers, keys = jax.tree.map(lambda x: x[0], stacks) if is_alone else stacks
+    over_checkpoints: Callable[..., Any] = _as_it_is if is_alone else jax.vmap
+
     @partial(jax.jit, inline=True)  # traced once, for what it returns and to run
     def step(states: Any, time: Array) -> tuple[Any, Info]:
         batch = draw_batch(jax.random.fold_in(lanes.batch_key, time), data, batch_size)
@@ -345,15 +351,14 @@ def _advance(
 
             return jax.vmap(chain)(states, keys)
 
-        vmap = _vmap_of_several if batch_size == count_examples(data) else jax.vmap
-        return vmap(chains)(states, lanes.noise_keys, lanes.posteriors, lanes.samplers)
+        return over_checkpoints(chains)(states, keys, posteriors, samplers)
 
     def observe_chains(posterior: LocalPosterior, info: Info) -> Trace:
         bound = {name: observe.bind(recorder, posterior) for name, recorder in recorders.items()}
         return {name: jax.vmap(observable)(info.params, info) for name, observable in bound.items()}
 
     def observe_lanes(info: Info) -> Trace:
-        return jax.vmap(observe_chains)(lanes.posteriors, info)
+        return over_checkpoints(observe_chains)(posteriors, info)
 
     def draw(states: Any, index: Array) -> tuple[Any, Trace]:
         """`thin` steps, of which the last is recorded: one copy of the step in the program, however many they are."""
@@ -369,22 +374,13 @@ def _advance(
     shapes = jax.eval_shape(lambda states: observe_lanes(step(states, jnp.int32(0))[1]), states)
     nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     states, trace = jax.lax.scan(draw, states, jnp.arange(chunk))
+    if is_alone:
+        states, trace = alone(states), jax.vmap(alone)(trace)
     return lay(states, layout), jax.tree.map(lambda x: jnp.moveaxis(x, 0, 2), trace)
 
 
-def _vmap_of_several(function: Callable[..., Any]) -> Callable[..., Any]:
-    """vmap; but one alone is no axis.
-
-    XLA's CPU compiler then lays out products over all the data better, in 0.75 of the time. It copies states for it,
-    which a step on a batch would notice.
-    """
-
-    def mapped(*stacked: Any) -> Any:
-        if len(jax.tree.leaves(stacked)[0]) > 1:
-            return jax.vmap(function)(*stacked)
-        return jax.tree.map(lambda x: x[None], function(*jax.tree.map(lambda x: x[0], stacked)))
-
-    return mapped
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 def lower_block(

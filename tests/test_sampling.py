@@ -57,12 +57,13 @@ def test_a_lane_does_not_depend_on_its_neighbours_or_its_place():
     np.testing.assert_array_equal(first[2], moved[1])
 
 
-def test_on_all_the_data_a_checkpoint_alone_draws_what_it_draws_beside_others():
+@pytest.mark.parametrize("batch_size", [10, 50])
+def test_a_checkpoint_alone_draws_what_it_draws_beside_others(batch_size):
     """Alone it is no axis of its program."""
 
     def drawn(steps):
-        sampled = condition_all(sltjax.LocalPosterior(loss, anchors(steps), 5.0, 1.0), DATA, 50)
-        schedule = Schedule(num_chains=3, num_draws=12, burn_in=5, thin=2, batch_size=50)
+        sampled = condition_all(sltjax.LocalPosterior(loss, anchors(steps), 5.0, 1.0), DATA, batch_size)
+        schedule = Schedule(num_chains=3, num_draws=12, burn_in=5, thin=2, batch_size=batch_size)
         return sample_block(jax.random.key(0), sampled, np.array(steps), sltjax.GHMC(0.02), DATA, schedule)
 
     alone, beside = drawn([4]), drawn([0, 4])
@@ -71,18 +72,17 @@ def test_on_all_the_data_a_checkpoint_alone_draws_what_it_draws_beside_others():
         np.testing.assert_allclose(values[0], beside[name][1], rtol=1e-3, atol=1e-5)
 
 
-def test_one_checkpoint_is_an_axis_of_steps_on_batches_alone():
-    """Losses of three chains on all 50 examples, or on 10 of them."""
+@pytest.mark.parametrize("batch_size", [10, 50])
+def test_one_checkpoint_is_no_axis_of_a_step(batch_size):
     posterior = sltjax.LocalPosterior(loss, {"w": jnp.ones(3)}, 5.0, 1.0)
+    schedule = Schedule(num_chains=3, num_draws=12, burn_in=5, thin=2, batch_size=batch_size)
 
-    def program(batch_size, width):
-        schedule = Schedule(num_chains=3, num_draws=12, burn_in=5, thin=2, batch_size=batch_size)
+    def program(width):
         return lower_block(posterior, width, sltjax.SGLD(1e-3), DATA, schedule)["advance"].as_text()
 
-    assert "tensor<1x3x50xf32>" not in program(50, 1)
-    assert "tensor<3x50xf32>" in program(50, 1)
-    assert "tensor<2x3x50xf32>" in program(50, 2)
-    assert "tensor<1x3x10xf32>" in program(10, 1)
+    assert f"tensor<1x3x{batch_size}xf32>" not in program(1)
+    assert f"tensor<3x{batch_size}xf32>" in program(1)
+    assert f"tensor<2x3x{batch_size}xf32>" in program(2)
 
 
 @pytest.mark.parametrize("chunks", [1, 3, 100])
