@@ -116,8 +116,8 @@ def in_precision(loss: Loss, dtype: Any = jnp.bfloat16) -> Loss:
     in float32: chains, activations, losses and their differences; and products with a vector, or with a
     `jax.lax.Precision` of their own. Rounding is that of training in mixed precision: an entry of 8 bits is off by
     0.2 %, at random, which λ̂ does not see beside the noise of batches. It pays for products of some hundred rows and
-    columns and more, on accelerators and on CPUs that multiply bfloat16 (AVX-512 BF16, AMX): there a step takes
-    some 0.6 of the time (benchmarks/SPEED.md).
+    columns and more, on accelerators and on CPUs that multiply bfloat16 (AVX-512 BF16): there a step takes 0.5 to 0.8
+    of the time, though some products stay in float32, which XLA's CPU compiler cannot do (benchmarks/SPEED.md).
 
     Args:
         loss: per-example losses, or a `BehavioralLoss`, whose outputs are computed so.

@@ -5,8 +5,9 @@ product is asked for, and jax's derivatives of a product of bfloat16 are mixed o
 here, with the rules of jax's own product.
 """
 
+import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from jax.extend.core.primitives import dot_general_p
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float32
 
-from sltjax.fusion import once
+from sltjax.fusion import LARGE, once
 
 Tensor = Float32[Array, "..."]
 Exchange = Callable[[JaxprEqn], JaxprEqn]
@@ -37,6 +38,7 @@ def with_rounded_products(function: Callable[..., Any], dtype: Any) -> Callable[
         return _rounded(equation, dtype) if _is_of_matrices(equation) else equation
 
     @partial(jax.jit, inline=True)
+    @wraps(function)
     def rounded(*args: Any) -> Any:
         traced, out = jax.make_jaxpr(function, return_shape=True)(*args)
         results = jaxpr_as_fun(_exchanged(traced, exchange))(*jax.tree.leaves(args))
@@ -87,15 +89,17 @@ def _multiply(x: Any, y: Tensor, *, dtype: Any, **params: Any) -> Tensor:
 
 
 def _multiply_on_cpu(x: Tensor, y: Tensor, *, dtype: Any, dimension_numbers: Any, **params: Any) -> Tensor:
-    """As XLA's CPU compiler can: in bfloat16, and where the numbers that are added up lie side by side in the first.
+    """As XLA's CPU compiler can, in bfloat16, where what is added up lies side by side in the first.
 
-    Where they do not it fails, or transposes, which costs what is gained.
+    Where it does not the compiler fails, or transposes, which costs what is gained, as rounding does of small matrices.
     """
     ((contracted, y_contracted), (batched, y_batched)) = dimension_numbers
     rows = [axis for axis in range(x.ndim) if axis not in contracted and axis not in batched]
+    is_last_first = (*batched, *contracted, *rows) == tuple(range(x.ndim))
+    size = math.prod(size for axis, size in enumerate(y.shape) if axis not in y_batched)
     if dtype != jnp.bfloat16:
         x, y = (operand.astype(dtype).astype(operand.dtype) for operand in (x, y))
-    if dtype != jnp.bfloat16 or (*batched, *contracted, *rows) == tuple(range(x.ndim)):
+    if dtype != jnp.bfloat16 or is_last_first or size < LARGE:
         return dot_general_p.bind(x, y, dimension_numbers=dimension_numbers, **params)
     x = jnp.transpose(x, (*batched, *rows, *contracted))
     last = tuple(range(x.ndim - len(contracted), x.ndim))

@@ -5,10 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sltjax import precision
 from sltjax.precision import with_rounded_products
 
 X, W, V = (jax.random.normal(jax.random.key(seed), size) for seed, size in enumerate([(16, 8), (8, 5), (5, 6)]))
 PARAMS = {"w": W, "v": V}
+
+
+@pytest.fixture(autouse=True)
+def small_matrices_are_large(monkeypatch):
+    monkeypatch.setattr(precision, "LARGE", 0)
 
 
 def rounded(function):
@@ -152,6 +158,17 @@ def test_what_is_compiled_multiplies_bfloat16_and_adds_float32(platform, count):
     products = [line.split(":")[-1] for line in program.splitlines() if "dot_general" in line]
     assert len(products) == 5
     assert sum(line.count("bf16>") == 2 and line.rstrip().endswith("xf32>") for line in products) == count
+
+
+def test_small_matrices_stay_in_float32_on_cpus(monkeypatch):
+    monkeypatch.setattr(precision, "LARGE", 2**14)
+
+    def program(width):
+        x, w = jnp.zeros((16, width)), jnp.zeros((width, 32))
+        return jax.jit(rounded(jnp.matmul)).trace(x, w).lower(lowering_platforms=("cpu",)).as_text()
+
+    assert "bf16" not in program(511)
+    assert "bf16" in program(512)
 
 
 def test_other_dtypes_round_too():
