@@ -26,13 +26,14 @@ Exchange = Callable[[JaxprEqn], JaxprEqn]
 def with_rounded_products(function: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
     """The same function of arrays, with its products of float32 matrices, and those of its derivatives, rounded.
 
-    Products with a vector stay as they are, and those with a `jax.lax.Precision` of their own, and whatever stands in
-    derivatives that are written by hand.
+    Products with a vector stay as they are, those with a `jax.lax.Precision` of their own, convolutions, and whatever
+    stands in derivatives that are written by hand.
 
     Args:
         function: of pytrees of arrays.
         dtype: what the entries of matrices are rounded to, before they are multiplied.
     """
+    dtype = jnp.dtype(dtype)
 
     def exchange(equation: JaxprEqn) -> JaxprEqn:
         return _rounded(equation, dtype) if _is_of_matrices(equation) else equation
@@ -95,11 +96,11 @@ def _multiply_on_cpu(x: Tensor, y: Tensor, *, dtype: Any, dimension_numbers: Any
     """
     ((contracted, y_contracted), (batched, y_batched)) = dimension_numbers
     rows = [axis for axis in range(x.ndim) if axis not in contracted and axis not in batched]
-    is_last_first = (*batched, *contracted, *rows) == tuple(range(x.ndim))
-    size = math.prod(size for axis, size in enumerate(y.shape) if axis not in y_batched)
+    is_transposed = (*batched, *contracted, *rows) == tuple(range(x.ndim))
+    is_small = math.prod(size for axis, size in enumerate(y.shape) if axis not in y_batched) < LARGE
     if dtype != jnp.bfloat16:
         x, y = (operand.astype(dtype).astype(operand.dtype) for operand in (x, y))
-    if dtype != jnp.bfloat16 or is_last_first or size < LARGE:
+    if dtype != jnp.bfloat16 or is_transposed or is_small:
         return dot_general_p.bind(x, y, dimension_numbers=dimension_numbers, **params)
     x = jnp.transpose(x, (*batched, *rows, *contracted))
     last = tuple(range(x.ndim - len(contracted), x.ndim))
