@@ -16,10 +16,10 @@ import to_error
 from results import load, of_device, other_devices, write
 
 TABLE = Path(__file__).parent / "SPEED.md"
-PEERS_TOLD = """Chain-steps a second, and how many times that sltjax takes with the same SGLD, by its better noise; and
-by ±1 noise and products in bfloat16 (`in_precision`), which neither peer has.
-sltjax has the cores as jax's devices (`jax_num_cpu_devices`), the peers have them as threads. devinterp runs one chain
-after another: its rate at 4 lanes stands for more of them. Compilation is left out."""
+PEERS_TOLD = """Chain-steps a second, and how many times that sltjax takes with the same SGLD: by its better noise;
+and by ±1 noise and products in bfloat16 (`in_precision`), which neither peer has. sltjax has the cores as jax's devices
+(`jax_num_cpu_devices`), the peers have them as threads. devinterp runs one chain after another: its rate at 4 lanes
+stands for more of them. Compilation is left out."""
 AGREEMENT_TOLD = """λ̂ at the same ε, γ, nβ and lengths, far from settled, ± by the spread of 16 chains and, of peers, by
 what batches differ: the same law."""
 

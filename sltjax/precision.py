@@ -20,7 +20,6 @@ from jaxtyping import Array, Float32
 from sltjax.fusion import LARGE, once
 
 Tensor = Float32[Array, "..."]
-Exchange = Callable[[JaxprEqn], JaxprEqn]
 
 
 def with_rounded_products(function: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
@@ -35,21 +34,22 @@ def with_rounded_products(function: Callable[..., Any], dtype: Any) -> Callable[
     """
     dtype = jnp.dtype(dtype)
 
-    def exchange(equation: JaxprEqn) -> JaxprEqn:
-        return _rounded(equation, dtype) if _is_of_matrices(equation) else equation
-
     @partial(jax.jit, inline=True)
     @wraps(function)
     def rounded(*args: Any) -> Any:
         traced, out = jax.make_jaxpr(function, return_shape=True)(*args)
-        results = jaxpr_as_fun(_exchanged(traced, exchange))(*jax.tree.leaves(args))
+        results = jaxpr_as_fun(_rounded(traced, _is_of_matrices, dtype))(*jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(out), results)
 
     return rounded
 
 
+def _is_product(equation: JaxprEqn) -> bool:
+    return equation.primitive is dot_general_p
+
+
 def _is_of_matrices(equation: JaxprEqn) -> bool:
-    if equation.primitive is not dot_general_p or equation.params["precision"] is not None:
+    if not _is_product(equation) or equation.params["precision"] is not None:
         return False
     for operand, contracted, batched in zip(equation.invars, *equation.params["dimension_numbers"], strict=True):
         shape = operand.aval.shape
@@ -59,19 +59,17 @@ def _is_of_matrices(equation: JaxprEqn) -> bool:
     return True
 
 
-def _rounded(product: JaxprEqn, dtype: Any) -> JaxprEqn:
-    return product.replace(primitive=_rounded_product, params=product.params | {"dtype": dtype})
-
-
-def _exchanged(program: Any, exchange: Exchange) -> Any:
-    """A program with some of its equations exchanged for others, within its loops, branches and calls too."""
+def _rounded(program: Any, which: Callable[[JaxprEqn], bool], dtype: Any) -> Any:
+    """A program of which some products are rounded, within its loops, branches and calls too."""
     if isinstance(program, ClosedJaxpr):
-        return program.replace(jaxpr=_exchanged(program.jaxpr, exchange))
+        return program.replace(jaxpr=_rounded(program.jaxpr, which, dtype))
     if isinstance(program, Jaxpr):
-        return program.replace(eqns=[exchange(_exchanged(equation, exchange)) for equation in program.eqns])
+        return program.replace(eqns=[_rounded(equation, which, dtype) for equation in program.eqns])
     if isinstance(program, JaxprEqn):
-        return program.replace(params={name: _exchanged(value, exchange) for name, value in program.params.items()})
-    return tuple(_exchanged(each, exchange) for each in program) if type(program) is tuple else program
+        if which(program):
+            return program.replace(primitive=_rounded_product, params=program.params | {"dtype": dtype})
+        return program.replace(params={name: _rounded(value, which, dtype) for name, value in program.params.items()})
+    return tuple(_rounded(each, which, dtype) for each in program) if type(program) is tuple else program
 
 
 _rounded_product = Primitive("rounded_product")
@@ -116,26 +114,21 @@ def _shape(x: Any, y: Any, *, dtype: Any, **params: Any) -> Any:
 
 def _as_jax(rule: Callable[..., Tensor], *args: Tensor, dtype: Any) -> Tensor:
     """What a rule of jax's product gives, with the products in it rounded."""
-
-    def exchange(equation: JaxprEqn) -> JaxprEqn:
-        return _rounded(equation, dtype) if equation.primitive is dot_general_p else equation
-
-    result: Tensor = jaxpr_as_fun(_exchanged(jax.make_jaxpr(rule)(*args), exchange))(*args)[0]
+    result: Tensor = jaxpr_as_fun(_rounded(jax.make_jaxpr(rule)(*args), _is_product, dtype))(*args)[0]
     return result
 
 
-def _transposed_in_x(cotangent: Tensor, x: Any, y: Tensor, *, dtype: Any, **params: Any) -> Tensor:
-    def rule(cotangent: Tensor, y: Tensor) -> Tensor:
-        return jax.linear_transpose(lambda x: dot_general_p.bind(x, y, **params), x.aval)(cotangent)[0]
+def _transposed(is_x: bool, cotangent: Tensor, x: Any, y: Any, *, dtype: Any, **params: Any) -> Tensor:
+    """In x, or else in y: in the one that is not known."""
+    unknown, known = (x, y) if is_x else (y, x)
 
-    return _as_jax(rule, cotangent, y, dtype=dtype)
+    def rule(cotangent: Tensor, known: Tensor) -> Tensor:
+        def product(unknown: Tensor) -> Tensor:
+            return dot_general_p.bind(*((unknown, known) if is_x else (known, unknown)), **params)
 
+        return jax.linear_transpose(product, unknown.aval)(cotangent)[0]
 
-def _transposed_in_y(cotangent: Tensor, x: Tensor, y: Any, *, dtype: Any, **params: Any) -> Tensor:
-    def rule(cotangent: Tensor, x: Tensor) -> Tensor:
-        return jax.linear_transpose(lambda y: dot_general_p.bind(x, y, **params), y.aval)(cotangent)[0]
-
-    return _as_jax(rule, cotangent, x, dtype=dtype)
+    return _as_jax(rule, cotangent, known, dtype=dtype)
 
 
 def _batched(operands: Any, axes: Any, *, dtype: Any, **params: Any) -> tuple[Tensor, int]:
@@ -158,7 +151,7 @@ def _axis_of_batch(operands: Any, axes: Any, dimensions: Any) -> int:
     raise AssertionError("vmap of what has no batch")
 
 
-ad.defbilinear(_rounded_product, _transposed_in_x, _transposed_in_y)
+ad.defbilinear(_rounded_product, partial(_transposed, True), partial(_transposed, False))
 batching.primitive_batchers[_rounded_product] = _batched
 mlir.register_lowering(_rounded_product, mlir.lower_fun(_multiply, multiple_results=False))
 mlir.register_lowering(_rounded_product, mlir.lower_fun(_multiply_on_cpu, multiple_results=False), platform="cpu")
