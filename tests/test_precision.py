@@ -171,6 +171,18 @@ def test_small_matrices_stay_in_float32_on_cpus(monkeypatch):
     assert "bf16" in program(512)
 
 
+def test_of_a_batch_the_size_of_one_counts(monkeypatch):
+    monkeypatch.setattr(precision, "LARGE", 2**14)
+    x, w = jnp.zeros((3, 16, 256)), jnp.zeros((3, 256, 32))
+    over = jax.jit(jax.vmap(rounded(jnp.matmul)))
+    assert "bf16" not in over.trace(x, w).lower(lowering_platforms=("cpu",)).as_text()
+
+
+def test_a_function_keeps_its_name():
+    """By which a run says what it measured."""
+    assert rounded(network).__qualname__ == "network"
+
+
 def test_other_dtypes_round_too():
     expected = X.astype(jnp.float16).astype(jnp.float32) @ W.astype(jnp.float16).astype(jnp.float32)
     assert_equal(with_rounded_products(jnp.matmul, jnp.float16)(X, W), expected)
