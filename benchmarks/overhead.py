@@ -28,7 +28,8 @@ from sltjax.sampling import alone, bytes_on_a_device, condition_all, draw_batch,
 from sltjax.schedule import Schedule
 
 FILE = Path(__file__).parent / "overhead.json"
-STEPS, TURNS = 10, 5
+LANES, TURNS = 16, 5
+STEPS = {"MLP 784-128-10, batch 512": 10, "MLP 8-64-64-1, batch 128": 250}  # that take some tenths of a second
 NOISES = {"±1 noise": rademacher, "Gaussian noise": gaussian}
 SAMPLERS = {
     "LeimkuhlerMatthews": sltjax.LeimkuhlerMatthews(1e-6),
@@ -81,25 +82,25 @@ def programs(task: against_peers.Task, lanes: int) -> dict[str, Callable[[int], 
     return {"bare gradient": bare(task, lanes), **plain, **anchored}
 
 
-def slope(run: Callable[[int], Any]) -> float:
+def slope(run: Callable[[int], Any], steps: int) -> float:
     """Seconds a step, preparation left out."""
     times = []
-    for steps in (STEPS, 2 * STEPS):
+    for number in (steps, 2 * steps):
         began = time.perf_counter()
-        run(steps)
+        run(number)
         times.append(time.perf_counter() - began)
-    return (times[1] - times[0]) / STEPS
+    return (times[1] - times[0]) / steps
 
 
 def measure(task: against_peers.Task, lanes: int) -> dict[str, Any]:
     """name -> [seconds a step, the ratio to the bare gradient of the same turn, its quartiles]."""
-    runs = programs(task, lanes)
+    runs, steps = programs(task, lanes), STEPS[task.name]
     for run in runs.values():
-        slope(run)  # compiles
+        slope(run, steps)  # compiles
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(TURNS):
         for name, run in runs.items():
-            seconds[name].append(slope(run))
+            seconds[name].append(slope(run, steps))
     base = seconds["bare gradient"]
     found = {}
     for name, times in seconds.items():
@@ -115,7 +116,7 @@ def memory(task: against_peers.Task, lanes: int) -> dict[str, float]:
     found = {}
     for name, sampler in {"SGLD": sltjax.SGLD(1e-6), **SAMPLERS}.items():
         posterior = sltjax.LocalPosterior(task.loss, task.params, 100.0, 1.0)
-        schedule = Schedule(lanes, STEPS, 0, 1, task.settings["batch_size"])
+        schedule = Schedule(lanes, STEPS[task.name], 0, 1, task.settings["batch_size"])
         advance = lower_block(posterior, 1, sampler, task.data, schedule)["advance"].compile()
         data = sum(x.nbytes for x in task.data.values())
         found[name] = round((bytes_on_a_device(advance) - data) / lanes / floor, 2)
@@ -139,9 +140,9 @@ def main() -> None:
     choose_device(__doc__)
     tasks = {task.name: task for task in against_peers.tasks()}
     found = {}
-    for name, lanes in {"MLP 784-128-10, batch 512": 16, "MLP 8-64-64-1, batch 128": 16}.items():
-        entry = {"ratios": measure(tasks[name], lanes), "memory": memory(tasks[name], lanes)}
-        found[f"{name}, {lanes} lanes"] = entry
+    for name in STEPS:
+        entry = {"ratios": measure(tasks[name], LANES), "memory": memory(tasks[name], LANES)}
+        found[f"{name}, {LANES} lanes"] = entry
         print(json.dumps(entry, indent=1, ensure_ascii=False), flush=True)
     found["machine"] = f"{machine()}; a machine shared with others, so ratios within one run."
     write(of_device(FILE, device()), json.dumps(found, indent=1, ensure_ascii=False) + "\n")
