@@ -1,5 +1,8 @@
 """One step of a sampler over the bare gradient of the same lanes, and its memory over parameters and gradient.
 
+The bare gradient is jax's own, of a user's mean loss. "Laid out" is that of sltjax's, whose products lie as XLA's CPU
+compiler is fastest with.
+
 `python benchmarks/overhead.py` measures, in turns within one process, and writes overhead.json, speed.py the table.
 With `--device gpu` it is a file and a table of that device's own.
 """
@@ -40,11 +43,17 @@ SAMPLERS = {
 }
 
 
-def bare(task: against_peers.Task, lanes: int) -> Callable[[int], Any]:
-    """steps -> the mean losses along so many gradients of all lanes, each at its own weights, on shared batches."""
+def plain_mean(loss: sltjax.types.Loss, params: Any, batch: Any) -> jax.Array:
+    return jnp.mean(loss(params, batch))
 
-    def loss(params: Any, batch: Any) -> jax.Array:
-        return mean_loss(task.loss, params, batch, PIECE)
+
+def laid_out_mean(loss: sltjax.types.Loss, params: Any, batch: Any) -> jax.Array:
+    return mean_loss(loss, params, batch, PIECE)
+
+
+def bare(task: against_peers.Task, lanes: int, mean: Callable[..., jax.Array]) -> Callable[[int], Any]:
+    """steps -> the mean losses along so many gradients of all lanes, each at its own weights, on shared batches."""
+    loss = partial(mean, task.loss)
 
     @partial(jax.jit, static_argnums=1)
     def run(params: Any, steps: int) -> tuple[Any, jax.Array]:
@@ -79,7 +88,8 @@ def programs(task: against_peers.Task, lanes: int) -> dict[str, Callable[[int], 
     sgld = {f"SGLD, {name}": sltjax.SGLD(1e-6, noise=noise) for name, noise in NOISES.items()}
     plain = {name: sampled(task, lanes, sampler, False) for name, sampler in (sgld | SAMPLERS).items()}
     anchored = {f"SGLD, {name}, anchored": sampled(task, lanes, sgld[f"SGLD, {name}"], True) for name in NOISES}
-    return {"bare gradient": bare(task, lanes), **plain, **anchored}
+    bases = {"bare gradient": bare(task, lanes, plain_mean), "laid out": bare(task, lanes, laid_out_mean)}
+    return {**bases, **plain, **anchored}
 
 
 def slope(run: Callable[[int], Any], steps: int) -> float:

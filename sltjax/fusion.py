@@ -14,6 +14,7 @@ from jaxtyping import Array
 from sltjax.types import Params
 
 LARGE = 2**14  # entries of a matrix that no first-level cache holds
+NARROW = 32  # columns that are few
 
 
 def once(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -28,19 +29,27 @@ def once(function: Callable[..., Array]) -> Callable[..., Array]:
     return lambda *args: lax.platform_dependent(*args, cpu=_called(function), default=barred)
 
 
-def in_rows(gradient: Params) -> Params:
-    """The same gradient, of which large matrices are in memory row by row before what takes them begins.
+def laid_out(gradient: Params) -> Params:
+    """The same gradient, whose matrices are in memory as is best for them before what takes them begins.
 
-    The gradient of a matrix is a product that is often computed transposed. XLA's CPU compiler would read it column by
-    column where it updates the weights, ten times as slowly where the columns are a power of two long.
+    The gradient of a matrix is a product that XLA's CPU compiler computes in whichever order suits what takes it. A
+    large one it would read column by column where it updates the weights, ten times as slowly where the columns are a
+    power of two long: it is to lie row by row. One of few columns takes three times as long as its transpose: it is to
+    lie column by column.
     """
-    return jax.tree.map(_in_rows, gradient)
+    return jax.tree.map(_laid_out, gradient)
 
 
-def _in_rows(gradient: Array) -> Array:
-    if gradient.ndim < 2 or gradient.size < LARGE:
-        return gradient
-    return lax.platform_dependent(gradient, cpu=_called(lax.optimization_barrier), default=lambda x: x)
+def _laid_out(gradient: Array) -> Array:
+    if gradient.ndim == 2 and 1 < gradient.shape[1] < min(NARROW, gradient.shape[0]):
+        return lax.platform_dependent(gradient, cpu=lambda x: _in_rows(x.T).T, default=lambda x: x)
+    if gradient.ndim >= 2 and gradient.size >= LARGE:
+        return lax.platform_dependent(gradient, cpu=_in_rows, default=lambda x: x)
+    return gradient
+
+
+def _in_rows(matrix: Array) -> Array:
+    return _called(lax.optimization_barrier)(matrix)
 
 
 def _called(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float
 
-from sltjax.fusion import in_rows
+from sltjax.fusion import laid_out
 from sltjax.precision import with_rounded_products
 from sltjax.types import Batch, Loss, Params, Scalar
 
@@ -160,7 +160,7 @@ def mean_loss(loss: Loss, params: Params, data: Batch, piece: int, less: Array |
     @mean.defjvp
     def mean_and_change(at: tuple[Params], along: tuple[Params]) -> tuple[Array, Array]:
         value, gradient = _sum_over_pieces(partial(jax.value_and_grad(part), *at), (data, less), piece)
-        return value, optax.tree.sum(optax.tree.mul(in_rows(gradient), *along))
+        return value, optax.tree.sum(optax.tree.mul(laid_out(gradient), *along))
 
     return mean(params)
 

@@ -11,7 +11,7 @@ import optax
 from flax import struct
 from jaxtyping import Array
 
-from sltjax.fusion import in_rows
+from sltjax.fusion import laid_out
 from sltjax.losses import BehavioralLoss, losses_in_pieces, mean_loss, restrict
 from sltjax.types import Batch, Measured, Params, Potential, Scalar
 
@@ -115,7 +115,7 @@ class LocalPosterior:
             return AnchorTerms(self.losses(self.start, batch), None)
         losses, pullback = jax.vjp(lambda w: self.losses(w, batch), self.start)
         (gradient,) = pullback(jnp.full_like(losses, 1 / len(losses)))
-        return AnchorTerms(losses, optax.tree.sub(in_rows(gradient), self.anchor_gradient))
+        return AnchorTerms(losses, optax.tree.sub(laid_out(gradient), self.anchor_gradient))
 
     def potential(self, batch: Batch, terms: AnchorTerms) -> Potential:
         """Return U_B as a function params -> (U_B(w), what was measured), U_B(w*) = 0."""

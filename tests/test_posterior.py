@@ -96,7 +96,7 @@ def test_anchoring_leaves_no_batch_noise_at_the_anchor_and_the_full_gradient():
 
 
 @pytest.mark.parametrize("what", ["potential", "anchor_terms"])
-def test_gradients_of_wide_layers_lie_in_rows(what):
+def test_gradients_of_wide_layers_are_laid_out(what):
     w, data = {"w": jnp.ones((256, 256))}, {"x": jnp.ones((16, 256))}
     wide = sltjax.LocalPosterior(lambda w, batch: jnp.sum((batch["x"] @ w["w"]) ** 2, axis=-1), w, 7.0, 2.0)
     wide = wide.condition(data, 8)
