@@ -58,7 +58,7 @@ def bare(task: against_peers.Task, lanes: int, mean: Callable[..., jax.Array]) -
     @partial(jax.jit, static_argnums=1)
     def run(params: Any, steps: int) -> tuple[Any, jax.Array]:
         def step(params: Any, number: jax.Array) -> tuple[Any, jax.Array]:
-            batch = draw_batch(jax.random.fold_in(jax.random.key(0), number), task.data, task.settings["batch_size"])
+            batch, _ = draw_batch(jax.random.fold_in(jax.random.key(0), number), task.data, task.settings["batch_size"])
             value, gradient = jax.vmap(jax.value_and_grad(loss), in_axes=(0, None))(params, batch)
             # the weights must depend on the gradient, or it would not be computed: the cheapest step there is
             return jax.tree.map(lambda w, g: w - 1e-6 * g, params, gradient), value

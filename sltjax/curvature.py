@@ -126,10 +126,10 @@ def largest_curvature(
 ) -> Float[Array, " checkpoint"]:
     """The largest |eigenvalue| of ∇²U_B over positions [checkpoint, chain, draw, ...], by power iteration."""
     start_key = as_threefry(key)
-    batch = draw_batch(jax.random.fold_in(start_key, 1), data, batch_size)
+    batch, rows = draw_batch(jax.random.fold_in(start_key, 1), data, batch_size)
 
     def at_position(posterior: LocalPosterior, params: Params) -> Array:
-        potential = posterior.potential(batch, posterior.anchor_terms(batch))
+        potential = posterior.potential(batch, posterior.anchor_terms(batch, rows))
         times_hessian = hessian_product(lambda w: potential(w)[0], params)
 
         def iterate(direction: Params, _: None) -> tuple[Params, Array]:

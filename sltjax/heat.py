@@ -180,8 +180,8 @@ def _gradient_noise(
 ) -> Array:
     def at_position(posterior: LocalPosterior, params: Params, key: Array) -> Array:
         def gradient(key: Array) -> Params:
-            batch = draw_batch(key, data, batch_size)
-            return jax.grad(posterior.potential(batch, posterior.anchor_terms(batch)), has_aux=True)(params)[0]
+            batch, rows = draw_batch(key, data, batch_size)
+            return jax.grad(posterior.potential(batch, posterior.anchor_terms(batch, rows)), has_aux=True)(params)[0]
 
         one, other = (gradient(part) for part in jax.random.split(key))
         return optax.tree.norm(optax.tree.sub(one, other), squared=True) / 2

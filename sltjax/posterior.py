@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from sltjax.fusion import laid_out
 from sltjax.losses import BehavioralLoss, losses_in_pieces, mean_loss, restrict
-from sltjax.types import Batch, Measured, Params, Potential, Scalar
+from sltjax.types import Batch, Measured, Params, Potential, Rows, Scalar
 
 PIECE = 8192  # examples in memory at once where the batch is the full data
 
@@ -51,7 +51,7 @@ class LocalPosterior:
         gamma: strength γ ≥ 0 of the localisation.
         anchor_loss: L_n(w*), filled in by `condition`.
         anchor_gradient: ∇L_n(w*), filled in by `condition` for batches that are a part of the data, if anchored.
-        anchor_losses: per-example losses at w*, shape [n], filled in by `condition` for batches of all the data.
+        anchor_losses: per-example losses at w*, shape [n], filled in by `condition` where no gradient at w* is needed.
         anchored: False drops the gradient correction: the plain potential of the literature.
         select: the part of the weights that chains move, the rest being held at the anchor, as `restrict` takes it;
             None for all of them. Parameters below are those of the part.
@@ -97,22 +97,19 @@ class LocalPosterior:
         """Return this posterior with what batches of that size need to know of the full data at w* filled in."""
         if self.measures_anchor:
             return dataclasses.replace(self, anchor_loss=jnp.zeros(()))
-        if batch_size == len(jax.tree.leaves(data)[0]):
-            losses = losses_in_pieces(self.losses, self.start, data, PIECE)
+        is_all = batch_size == len(jax.tree.leaves(data)[0])
+        if is_all or not self.anchored:
+            losses = losses_in_pieces(self.losses, self.start, data, PIECE if is_all else batch_size)
             return dataclasses.replace(self, anchor_loss=jnp.mean(losses), anchor_losses=losses)
-        if not self.anchored:
-            return dataclasses.replace(self, anchor_loss=mean_loss(self.losses, self.start, data, batch_size))
         loss, gradient = jax.value_and_grad(lambda w: mean_loss(self.losses, w, data, batch_size))(self.start)
         return dataclasses.replace(self, anchor_loss=loss, anchor_gradient=gradient)
 
-    def anchor_terms(self, batch: Batch) -> AnchorTerms:
-        """What `potential` needs to know of the batch at the anchor; needs `condition` first."""
+    def anchor_terms(self, batch: Batch, rows: Rows) -> AnchorTerms:
+        """What `potential` needs to know of a batch at the anchor; it holds these rows of what `condition` was told."""
         if self.measures_anchor:
             return AnchorTerms(None, None)
         if self.anchor_losses is not None:
-            return AnchorTerms(self.anchor_losses, None)
-        if not self.anchored:
-            return AnchorTerms(self.losses(self.start, batch), None)
+            return AnchorTerms(self.anchor_losses[rows], None)
         losses, pullback = jax.vjp(lambda w: self.losses(w, batch), self.start)
         (gradient,) = pullback(jnp.full_like(losses, 1 / len(losses)))
         return AnchorTerms(losses, optax.tree.sub(laid_out(gradient), self.anchor_gradient))

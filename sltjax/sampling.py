@@ -37,7 +37,7 @@ from sltjax.posterior import LocalPosterior
 from sltjax.samplers.adaptation import set_learning
 from sltjax.schedule import Schedule
 from sltjax.threefry import as_threefry, portable
-from sltjax.types import Batch, Info, Observable, Params, RngKey, Sampler, Trace
+from sltjax.types import Batch, Info, Observable, Params, RngKey, Rows, Sampler, Trace
 from sltjax.validation import as_float32, count_examples, validate
 
 DEFAULT_OBSERVABLES: Mapping[str, Observable] = {
@@ -340,11 +340,11 @@ def _advance(
 
     @partial(jax.jit, inline=True)  # traced once, for what it returns and to run
     def step(states: Any, time: Array) -> tuple[Any, Info]:
-        batch = draw_batch(jax.random.fold_in(lanes.batch_key, time), data, batch_size)
+        batch, rows = draw_batch(jax.random.fold_in(lanes.batch_key, time), data, batch_size)
         states = set_learning(states, time < burn_in_steps)
 
         def chains(states: Any, keys: Array, posterior: LocalPosterior, sampler: Sampler) -> tuple[Any, Info]:
-            potential = posterior.potential(batch, posterior.anchor_terms(batch))
+            potential = posterior.potential(batch, posterior.anchor_terms(batch, rows))
 
             def chain(state: Any, key: Array) -> tuple[Any, Info]:
                 return sampler.step(jax.random.fold_in(key, time), state, potential)
@@ -470,10 +470,10 @@ def _condition_all(posterior: LocalPosterior, data: Batch, batch_size: int) -> L
     return jax.tree.map(lambda x: x.astype(x.dtype), conditioned)
 
 
-def draw_batch(key: Array, data: Batch, batch_size: int) -> Batch:
-    """`batch_size` examples, drawn with replacement; all of them, once each, if that is their number."""
+def draw_batch(key: Array, data: Batch, batch_size: int) -> tuple[Batch, Rows]:
+    """`batch_size` examples, drawn with replacement, and which; all of them, once each, if that is their number."""
     num_examples = count_examples(data)
     if batch_size == num_examples:
-        return data
-    indices = once(lambda key: jax.random.randint(key, (batch_size,), 0, num_examples))(key)
-    return jax.tree.map(lambda x: x[indices], data)
+        return data, slice(None)
+    rows = once(lambda key: jax.random.randint(key, (batch_size,), 0, num_examples))(key)
+    return jax.tree.map(lambda x: x[rows], data), rows

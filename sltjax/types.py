@@ -13,6 +13,9 @@ Params: TypeAlias = PyTree[Any]
 Batch: TypeAlias = PyTree[Any]
 """A pytree of arrays that share their leading axis, one entry an example. The full data is a batch too."""
 
+Rows: TypeAlias = Array | slice
+"""Which examples of the data a batch holds: indices [batch], or `slice(None)` for all of them."""
+
 RngKey: TypeAlias = Key[Array, ""] | UInt32[Array | np.ndarray, "2"]
 """A threefry key, new style (`jax.random.key`) or old (`jax.random.PRNGKey`). Never reused, never defaulted."""
 

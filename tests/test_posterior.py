@@ -23,7 +23,8 @@ def conditioned(**changes):
 
 
 def batches(size):
-    return [jax.tree.map(lambda x, i=i: x[i : i + size], DATA) for i in range(0, 30, size)]
+    rows = [slice(i, i + size) for i in range(0, 30, size)]
+    return [(jax.tree.map(lambda x, some=some: x[some], DATA), some) for some in rows]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 30, 64])
@@ -63,7 +64,7 @@ def test_losses_in_pieces_are_those_of_the_whole(piece):
 def test_on_all_the_data_the_potential_is_the_density_itself():
     posterior = sltjax.LocalPosterior(loss, ANCHOR, 7.0, 2.0).condition(DATA, 30)
     w = {"w": ANCHOR["w"] + jnp.array([0.1, -0.4, 0.2])}
-    potential = posterior.potential(DATA, posterior.anchor_terms(DATA))
+    potential = posterior.potential(DATA, posterior.anchor_terms(DATA, slice(None)))
     (value, measured), gradient = jax.value_and_grad(potential, has_aux=True)(w)
 
     def exact(w):
@@ -79,7 +80,7 @@ def test_on_all_the_data_the_potential_is_the_density_itself():
 def test_batches_average_to_the_full_difference_and_density(anchored):
     posterior = conditioned(anchored=anchored)
     w = {"w": ANCHOR["w"] + jnp.array([0.1, -0.4, 0.2])}
-    seen = [posterior.potential(b, posterior.anchor_terms(b))(w) for b in batches(5)]
+    seen = [posterior.potential(b, posterior.anchor_terms(b, rows))(w) for b, rows in batches(5)]
     delta = loss(w, DATA).mean() - loss(ANCHOR, DATA).mean()
     squared = 0.1**2 + 0.4**2 + 0.2**2
     np.testing.assert_allclose(np.mean([m.delta_loss for _, m in seen]), delta, rtol=1e-4)
@@ -88,8 +89,8 @@ def test_batches_average_to_the_full_difference_and_density(anchored):
 
 def test_anchoring_leaves_no_batch_noise_at_the_anchor_and_the_full_gradient():
     posterior = conditioned()
-    for batch in batches(5):
-        potential = posterior.potential(batch, posterior.anchor_terms(batch))
+    for batch, rows in batches(5):
+        potential = posterior.potential(batch, posterior.anchor_terms(batch, rows))
         (value, _), gradient = jax.value_and_grad(potential, has_aux=True)(ANCHOR)
         assert value == 0
         np.testing.assert_allclose(gradient["w"], 7.0 * posterior.anchor_gradient["w"], rtol=1e-3, atol=1e-5)
@@ -100,10 +101,10 @@ def test_gradients_of_wide_layers_are_laid_out(what):
     w, data = {"w": jnp.ones((256, 256))}, {"x": jnp.ones((16, 256))}
     wide = sltjax.LocalPosterior(lambda w, batch: jnp.sum((batch["x"] @ w["w"]) ** 2, axis=-1), w, 7.0, 2.0)
     wide = wide.condition(data, 8)
-    terms = wide.anchor_terms(data)
+    terms = wide.anchor_terms(data, slice(None))
     programs = {
         "potential": lambda w, x: jax.grad(lambda w: wide.potential({"x": x}, terms)(w)[0])(w),
-        "anchor_terms": lambda w, x: wide.at(w).anchor_terms({"x": x}),
+        "anchor_terms": lambda w, x: wide.at(w).anchor_terms({"x": x}, slice(None)),
     }
     assert " call(" in jax.jit(programs[what]).lower(w, data["x"]).compile().as_text()
 
@@ -113,12 +114,28 @@ def test_without_anchoring_the_gradient_of_all_data_is_not_computed():
     np.testing.assert_allclose(conditioned(anchored=False).anchor_loss, conditioned().anchor_loss, rtol=1e-6)
 
 
+def test_without_anchoring_the_losses_at_the_anchor_are_computed_once_for_all_batches():
+    """Of a batch they are looked up: its program computes the loss at w, and no other."""
+    posterior = conditioned(anchored=False)
+    np.testing.assert_allclose(posterior.anchor_losses, loss(ANCHOR, DATA), rtol=1e-6)
+    rows = jnp.array([3, 3, 29])
+    batch = jax.tree.map(lambda x: x[rows], DATA)
+
+    def delta_loss(w):
+        return posterior.potential(batch, posterior.anchor_terms(batch, rows))(w)[1].delta_loss
+
+    w = {"w": ANCHOR["w"] + 0.5}
+    np.testing.assert_allclose(delta_loss(w), jnp.mean(loss(w, batch) - loss(ANCHOR, batch)), rtol=1e-5)
+    assert jax.jit(delta_loss).lower(w).as_text().count("stablehlo.tanh") == 1
+
+
 def test_anchoring_cuts_the_variance_by_the_distance():
     w = {"w": ANCHOR["w"] + 0.01}
     spread = {}
     for anchored in (True, False):
         posterior = conditioned(anchored=anchored)
-        values = [posterior.potential(b, posterior.anchor_terms(b))(w)[1].delta_loss for b in batches(5)]
+        terms = [(b, posterior.anchor_terms(b, rows)) for b, rows in batches(5)]
+        values = [posterior.potential(*each)(w)[1].delta_loss for each in terms]
         spread[anchored] = np.std(values)
     assert spread[True] < 0.05 * spread[False]
 
@@ -133,7 +150,7 @@ def test_a_behavioral_loss_measures_from_the_posteriors_anchor():
     expected = 0.5 * (apply(w, DATA) - apply(ANCHOR, DATA)) ** 2
     for posterior in (implicit, explicit):
         assert posterior.anchor_loss == 0
-        measured = posterior.potential(DATA, posterior.anchor_terms(DATA))(w)[1]
+        measured = posterior.potential(DATA, posterior.anchor_terms(DATA, slice(None)))(w)[1]
         np.testing.assert_allclose(measured.delta_loss, expected.mean(), rtol=1e-4)
 
 
