@@ -38,8 +38,10 @@ class Schedule:
 
     @property
     def chunk(self) -> int:
-        """Draws a visit to the host."""
-        return min(CHUNK, math.ceil((self.burn_in_draws + self.num_draws) / CHUNKS))
+        """Draws a visit to the host; in short runs a number by which few are drawn in vain at their end."""
+        total = self.burn_in_draws + self.num_draws
+        most = min(CHUNK, math.ceil(total / CHUNKS))
+        return CHUNK if most == CHUNK else min(range(most, most // 2, -1), key=lambda chunk: -total % chunk)
 
     @property
     def num_steps(self) -> int:

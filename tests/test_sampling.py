@@ -85,6 +85,14 @@ def test_one_checkpoint_is_no_axis_of_a_step(batch_size):
     assert f"tensor<2x3x{batch_size}xf32>" in program(2)
 
 
+@pytest.mark.parametrize(("draws", "chunk"), [(7, 1), (22, 2), (162, 9), (201, 17), (499, 50), (10_000, 50)])
+def test_short_runs_draw_few_in_vain(draws, chunk):
+    schedule = Schedule(num_chains=1, num_draws=draws, burn_in=0, thin=1, batch_size=1)
+    assert schedule.chunk == chunk
+    assert min(draws, 10) <= -(-draws // chunk) <= max(20, draws // 50)
+    assert -draws % chunk <= 0.02 * draws
+
+
 @pytest.mark.parametrize("chunks", [1, 3, 100])
 def test_draws_do_not_depend_on_chunks(monkeypatch, chunks):
     expected = run([0, 1])
