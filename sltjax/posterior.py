@@ -15,7 +15,7 @@ from sltjax.fusion import laid_out
 from sltjax.losses import BehavioralLoss, losses_in_pieces, mean_loss, restrict
 from sltjax.types import Batch, Measured, Params, Potential, Rows, Scalar
 
-PIECE = 8192  # examples in memory at once where the batch is the full data
+PIECE = 4096  # examples in memory at once where the batch is the full data; of more a CPU has less in its caches
 
 
 @struct.dataclass
