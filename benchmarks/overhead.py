@@ -31,7 +31,7 @@ from sltjax.sampling import alone, bytes_on_a_device, condition_all, draw_batch,
 from sltjax.schedule import Schedule
 
 FILE = Path(__file__).parent / "overhead.json"
-LANES, TURNS = 16, 11
+LANES, TURNS = 16, 7
 STEPS = {"MLP 784-128-10, batch 512": 10, "MLP 8-64-64-1, batch 128": 250}  # that take some tenths of a second
 NOISES = {"±1 noise": rademacher, "Gaussian noise": gaussian}
 SAMPLERS = {
