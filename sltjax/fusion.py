@@ -41,11 +41,12 @@ def laid_out(gradient: Params) -> Params:
 
 
 def _laid_out(gradient: Array) -> Array:
-    if gradient.ndim == 2 and 1 < gradient.shape[1] < min(NARROW, gradient.shape[0]):
-        return lax.platform_dependent(gradient, cpu=lambda x: _in_rows(x.T).T, default=lambda x: x)
-    if gradient.ndim >= 2 and gradient.size >= LARGE:
-        return lax.platform_dependent(gradient, cpu=_in_rows, default=lambda x: x)
-    return gradient
+    is_narrow = gradient.ndim == 2 and 1 < gradient.shape[1] < min(NARROW, gradient.shape[0])
+    is_large = gradient.ndim >= 2 and gradient.size >= LARGE
+    if not (is_narrow or is_large):
+        return gradient
+    cpu = (lambda x: _in_rows(x.T).T) if is_narrow else _in_rows
+    return lax.platform_dependent(gradient, cpu=cpu, default=lambda x: x)
 
 
 def _in_rows(matrix: Array) -> Array:

@@ -5,7 +5,7 @@ import pytest
 
 import sltjax
 from sltjax import schedule as schedule_module
-from sltjax.sampling import Chains, condition_all, lower_block, sample_block
+from sltjax.sampling import Chains, condition_all, draw_batch, lower_block, sample_block
 from sltjax.schedule import Schedule
 
 DATA = jax.random.normal(jax.random.key(3), (50, 3))
@@ -83,6 +83,13 @@ def test_one_checkpoint_is_no_axis_of_a_step(batch_size):
     assert f"tensor<1x3x{batch_size}xf32>" not in program(1)
     assert f"tensor<3x{batch_size}xf32>" in program(1)
     assert f"tensor<2x3x{batch_size}xf32>" in program(2)
+
+
+@pytest.mark.parametrize("batch_size", [10, 50])
+def test_a_batch_says_which_examples_it_holds(batch_size):
+    batch, rows = draw_batch(jax.random.key(0), DATA, batch_size)
+    assert len(batch) == batch_size
+    np.testing.assert_array_equal(batch, DATA[rows])
 
 
 @pytest.mark.parametrize(("draws", "chunk"), [(7, 1), (22, 2), (162, 9), (201, 17), (499, 50), (10_000, 50)])
