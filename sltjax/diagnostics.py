@@ -2,14 +2,12 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from sltjax.late import late
+from sltjax.convergence import Draws, library_of, rhat
 from sltjax.moments import Mean, mean
-from sltjax.types import Estimate, Health
+from sltjax.types import Estimate, Health, Scalar
 
 MAX_RHAT = 1.01  # Vehtari et al. 2021, section 4
 MIN_ESS = 100.0
@@ -33,16 +31,16 @@ def health(x: Float[np.ndarray, "chain draw"], value: Mean | None) -> Health:
     failed = first_failure(x)
     if value is None:
         return _with_messages(Health(failed, np.nan, 0.0, np.nan, ()))
-    spread, change = jax.device_get(mixing(x[failed < 0]))
-    return _with_messages(Health(failed, float(spread), float(value.ess), float(change), ()))
+    finite = np.asarray(x[failed < 0], np.float64)
+    return _with_messages(Health(failed, float(rhat(finite)), float(value.ess), float(drift(finite)), ()))
 
 
-@jax.jit
-def mixing(x: Float[Array | np.ndarray, "chain draw"]) -> tuple[Array, Array]:
-    """R-hat and drift."""
+def drift(x: Draws) -> Scalar:
+    """The change from the first third of the draws to the last, in its standard errors; NaN where neither moved."""
+    xp = library_of(x)
     third = max(2, x.shape[1] // 3)
-    ends = jax.vmap(mean)(jnp.stack([x[:, :third], x[:, -third:]]))
-    return late("blackjax.diagnostics").rhat(x), jnp.diff(ends.value)[0] / jnp.linalg.norm(ends.std_error)
+    first, last = mean(x[:, :third]), mean(x[:, -third:])
+    return (last.value - first.value) / xp.hypot(first.std_error, last.std_error)
 
 
 def _with_messages(health: Health) -> Health:

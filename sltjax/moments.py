@@ -1,12 +1,8 @@
 """Means over chains and draws, with Monte-Carlo errors that hold for correlated draws and correlated chains."""
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import struct
-from jaxtyping import Array, Float
 
-from sltjax.late import late
+from sltjax.convergence import Draws, effective_draws, library_of
 from sltjax.types import Scalar
 
 
@@ -25,26 +21,29 @@ class Mean:
     ess: Scalar
 
 
-@jax.jit
-def mean(x: Float[Array | np.ndarray, "chain draw"]) -> Mean:
-    """The mean of one recorded number, with its standard error.
+def mean(x: Draws) -> Mean:
+    """The mean of one recorded number, with its standard error; of numpy or, traced or not, of jax, as the draws are.
 
     The error is the larger of two, each blind to what the other sees. Taking the chains as independent, the
     spread between them tells of slow mixing (the multi-chain effective sample size, Vehtari et al. 2021); it
     misses noise that the chains share through their batches. Averaging over chains first keeps that noise in
     the series whose autocorrelation is then summed.
     """
-    centre, scale = jnp.mean(x), jnp.std(x)
-    z = (x - centre) / jnp.where(scale > 0, scale, 1.0)
-    variance = jnp.maximum(_variance_of_mean(z), _variance_of_mean(jnp.mean(z, axis=0, keepdims=True)))
+    xp = library_of(x)
+    centre, scale = xp.mean(x), xp.std(x)
+    moved = scale > 0
+    z = (x - centre) / xp.where(moved, scale, 1.0)
+    variance = xp.maximum(_variance_of_mean(z), _variance_of_mean(xp.mean(z, axis=0, keepdims=True)))
+    known = xp.where(moved, variance, 1.0)
     # draws that never move say nothing: an error of 0 would be a claim of certainty
-    std_error = jnp.where(scale > 0, scale * jnp.sqrt(variance), jnp.nan)
-    return Mean(centre, std_error, jnp.where(scale > 0, 1 / variance, 0.0))
+    return Mean(centre, xp.where(moved, scale * xp.sqrt(known), xp.nan), xp.where(moved, 1 / known, 0.0))
 
 
-def _variance_of_mean(x: Float[Array | np.ndarray, "chain draw"]) -> Scalar:
-    """The variance of the grand mean: that of a draw, over the effective number of draws."""
+def _variance_of_mean(x: Draws) -> Scalar:
+    """The variance of the grand mean: that of a draw, over the effective number of draws; 0 where none moved."""
+    xp = library_of(x)
     num_chains = x.shape[0]
-    within = jnp.mean(jnp.var(x, axis=1, ddof=1))
-    between = jnp.var(jnp.mean(x, axis=1), ddof=1) if num_chains > 1 else 0.0
-    return (within + between) / late("blackjax.diagnostics").effective_sample_size(x)
+    within = xp.mean(xp.var(x, axis=1, ddof=1))
+    between = xp.var(xp.mean(x, axis=1), ddof=1) if num_chains > 1 else 0.0
+    known = effective_draws(x)
+    return xp.where(known > 0, (within + between) / xp.where(known > 0, known, 1.0), 0.0)

@@ -17,6 +17,7 @@ LAYERS = [
     {"posterior"},
     {"observables", "samplers", "truth", "checkpoints", "validation"},
     {"sampling"},
+    {"convergence"},
     {"moments"},
     {"diagnostics"},
     {"estimators"},

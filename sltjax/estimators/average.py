@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -22,7 +21,7 @@ def average(x: Float[np.ndarray, "chain draw"]) -> Estimate:
     per_chain = np.where(finite, np.mean(np.where(finite[:, None], x, 0.0), axis=1), np.nan)
     if not finite.any():
         return Estimate(np.nan, np.nan, per_chain, health(x, None))
-    value = jax.device_get(mean(x[finite].astype(np.float32)))
+    value = mean(np.asarray(x[finite], np.float64))
     return Estimate(float(value.value), float(value.std_error), per_chain, health(x, value))
 
 

@@ -93,8 +93,8 @@ def _between(x: Recorded, y: Recorded | None, *, scaled: bool) -> Covariance:
         for first in range(0, x.shape[2], size):
             tile = slice(first, first + size)
             value[tile], std_error[tile] = _tile(x, other, rows, columns, tile, scaled)
-    drawn = rows.average[finite].astype(np.float32)
-    return Covariance(value, std_error, health(rows.average, mean(drawn) if finite.any() else None))
+    average = rows.average
+    return Covariance(value, std_error, health(average, mean(average[finite]) if finite.any() else None))
 
 
 def _pieces(x: Recorded) -> list[slice]:

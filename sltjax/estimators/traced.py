@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from sltjax.diagnostics import messages, mixing
+from sltjax.convergence import rhat
+from sltjax.diagnostics import drift, messages
 from sltjax.estimators.learning_coefficient import HEAT_DOUBT, acceptance_doubts, heat_doubts, value_doubts
 from sltjax.moments import mean
 from sltjax.types import Estimate, Health, Trace
@@ -37,7 +38,6 @@ def traced_llc(trace: Trace, nbeta: float) -> Estimate:
     sound_first = jnp.argsort(~finite)
     filled = x[sound_first[jnp.arange(num_chains) % jnp.maximum(count, 1)]]
     over = mean(jnp.where(count > 0, filled, 0.0))
-    rhat, drift = mixing(filled)
     value, std_error = jnp.nansum(per_chain) / (left * num_chains), over.std_error / jnp.sqrt(left)
     heat, doubt, share = _heat(trace, finite, value)
     return Estimate(
@@ -46,9 +46,9 @@ def traced_llc(trace: Trace, nbeta: float) -> Estimate:
         per_chain - heat,
         Health(
             failed,
-            jnp.where(count > 0, rhat, jnp.nan),
+            jnp.where(count > 0, rhat(filled), jnp.nan),
             jnp.where(count > 0, over.ess * left, 0.0),
-            jnp.where(count > 0, drift, jnp.nan),
+            jnp.where(count > 0, drift(filled), jnp.nan),
             (UNJUDGED,),
             jnp.mean(trace.get("acceptance", jnp.ones(()))),
             share,
