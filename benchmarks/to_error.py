@@ -2,13 +2,13 @@
 
     python benchmarks/to_error.py FOLDER        # as for against_peers.py; writes to_error.json, speed.py the table
 
-sltjax is a new process each time: interpreter, imports, calibration, compilation and chains, with no setting but the
-error; and one that finds all programs compiled (`jax_compilation_cache_dir`). (!) marks what carries a warning. Its
-peers run plain SGLD at a step size that the user must find. Here they are told the best one, the largest at which the
-bias of SGLD is within 2 % (found by long runs against GHMC on all the data), and how many steps it takes: what their
-standard error and their start from w* ask for. Their seconds are these steps at their own measured rate, and one
-compilation; × is by our first figure. Nobody is told this in earnest: the second figure is that of all the step sizes
-tried, each for as long as its own error asks.
+sltjax is a new process each time: interpreter, imports, reading, calibration, compilation and chains, with no setting
+but the error; and one that finds all programs compiled (`jax_compilation_cache_dir`). (!) marks what carries a
+warning. Its peers run plain SGLD at a step size that the user must find. Here they are told the best one, the largest
+at which the bias of SGLD is within 2 % (found by long runs against GHMC on all the data), and how many steps it
+takes: what their standard error and their start from w* ask for. Their seconds are these steps at their own measured
+rate, and one compilation; × is by our first figure. Nobody is told this in earnest: the second figure is that of all
+the step sizes tried, each for as long as its own error asks.
 """
 
 import json
@@ -37,21 +37,30 @@ DRAWS, THIN = 2000, 64  # of the long runs, with as much before them
 BURN_IN = 5  # autocorrelation times before a chain is recorded
 
 
-def estimate(name: str, seed: int) -> None:
-    """What a new process does: print λ̂ of a case."""
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())
-    case = CASES[name]
-    built = case.build()
-    began = time.perf_counter()
-    options: dict[str, Any] = {"gamma": case.gamma, "error": ERROR}
-    found = sltjax.estimate_llc(jax.random.key(seed), built.loss, built.params, built.data, **options)
-    told = {"value": float(found.value), "std_error": float(found.std_error), "ok": found.health.ok}
-    print(json.dumps({**told, "without_making_data": time.perf_counter() - began}))
+ESTIMATE = """
+import json, os, sys
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sltjax
+
+jax.config.update("jax_num_cpu_devices", os.cpu_count())
+file, seed, gamma, error = sys.argv[1:]
+with np.load(file) as saved:
+    data, params = {name: saved[name] for name in ("x", "y")}, [saved["first"], saved["second"]]
+
+def loss(params, batch):
+    return jnp.sum((batch["x"] @ params[0] @ params[1] - batch["y"]) ** 2, axis=-1) / 2
+
+key = jax.random.key(int(seed))
+found = sltjax.estimate_llc(key, loss, params, data, gamma=float(gamma), error=float(error))
+print(json.dumps({"value": found.value, "std_error": found.std_error, "ok": found.health.ok}))
+"""  # what a new process does, which reads the weights and the data from a file
 
 
-def timed(name: str, seed: int, programs: str = "") -> dict[str, Any]:
+def timed(case: heat.Case, file: Path, seed: int, programs: str = "") -> dict[str, Any]:
     """Seconds of a new process, which keeps its compiled programs in a folder if one is given, and what it found."""
-    command = [sys.executable, __file__, "--estimate", name, str(seed)]
+    command = [sys.executable, "-c", ESTIMATE, str(file), str(seed), str(case.gamma), str(ERROR)]
     kept = {"JAX_COMPILATION_CACHE_DIR": programs, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     began = time.perf_counter()
     environment = os.environ | (kept if programs else {})
@@ -59,13 +68,16 @@ def timed(name: str, seed: int, programs: str = "") -> dict[str, Any]:
     return {"seconds": round(time.perf_counter() - began, 1), **json.loads(told.splitlines()[-1])}
 
 
-def ours(name: str) -> dict[str, list[dict[str, Any]]]:
+def ours(case: heat.Case) -> dict[str, list[dict[str, Any]]]:
     """Of new processes that compile, and of those that find all programs compiled."""
-    with tempfile.TemporaryDirectory() as programs:
+    built = case.build()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "case.npz"
+        np.savez(file, first=built.params[0], second=built.params[1], **built.data)
         for seed in range(SEEDS):
-            timed(name, seed, programs)
-        again = [timed(name, seed, programs) for seed in range(SEEDS)]
-    return {"sltjax": [timed(name, seed) for seed in range(SEEDS)], "sltjax again": again}
+            timed(case, file, seed, folder)
+        again = [timed(case, file, seed, folder) for seed in range(SEEDS)]
+        return {"sltjax": [timed(case, file, seed) for seed in range(SEEDS)], "sltjax again": again}
 
 
 def plain(case: heat.Case, step_size: float, reference: float) -> dict[str, float]:
@@ -115,7 +127,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     peers = rates(case, float(chosen), folder)
     return {
         "reference": [cold.value, cold.std_error],
-        **ours(name),
+        **ours(case),
         "sgld": tried,
         "chosen": chosen,
         "peers": {
@@ -166,7 +178,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--estimate"]:
-        estimate(sys.argv[2], int(sys.argv[3]))
-    else:
-        main(against_peers.folder_told(__doc__))
+    main(against_peers.folder_told(__doc__))

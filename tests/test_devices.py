@@ -90,6 +90,14 @@ def test_chains_share_the_cores_where_jax_is_told_to(tmp_path):
     assert shared["estimate"] == pytest.approx(alone["estimate"], rel=1e-3)
 
 
+def test_blocks_that_cores_share_are_small(tmp_path):
+    processes = [start("blocks", tmp_path, devices=devices) for devices in (1, 2)]
+    alone, shared = (json.loads(finish(process).splitlines()[-1]) for process in processes)
+    # of 3, 16, 17 and 100 checkpoints, in blocks of about equal size: 64 on a device, but 8 on each of several cores
+    assert alone == [3, 16, 17, 50]
+    assert shared == [4, 16, 10, 16]
+
+
 @pytest.mark.slow
 def test_two_processes_work_as_one(alone, tmp_path):
     """On loopback, with two devices each: one writes, and both have the whole."""
@@ -190,6 +198,15 @@ def run_chains(folder):
     print(json.dumps({**found, "devices": seen[-1] if len(set(seen)) == 1 else seen}))
 
 
+def show_blocks(folder):
+    """How many checkpoints a block has, of runs of several lengths."""
+    from sltjax.devices import make_mesh
+    from sltjax.sweeps.setup import _fitting_block
+
+    params = {"w": np.zeros((8, 16))}
+    print(json.dumps([_fitting_block(params, 4, count, make_mesh(), None) for count in (3, 16, 17, 100)]))
+
+
 def show_programs(folder, sizes):
     """Lower from shapes and compile, then run: the programs in the cache after each, what they send, how states lie."""
     import jax
@@ -250,4 +267,5 @@ def show_programs(folder, sizes):
 
 
 if __name__ == "__main__":
-    {"sweep": run_sweep, "chains": run_chains, "programs": show_programs}[sys.argv[1]](*sys.argv[2:])
+    roles = {"sweep": run_sweep, "chains": run_chains, "blocks": show_blocks, "programs": show_programs}
+    roles[sys.argv[1]](*sys.argv[2:])

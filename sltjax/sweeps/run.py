@@ -82,7 +82,8 @@ def sweep(
         diagnostics: what else to say of each checkpoint, by names from `sltjax.columns`, such as "wbic", "influence" or
             "hessian"; what they need is recorded. None for those that the observables give at no cost.
         block_size: checkpoints sampled at once; None for as many as keep the chains of a device under 1 GiB, 64 at
-            most; a store keeps the width it was begun with. Where memory runs out it is halved.
+            most, or 8 where a device is a CPU core; a store keeps the width it was begun with. Where memory runs out it
+            is halved.
         devices: how many devices along "checkpoint", "chain" and "model"; None for all of them along "checkpoint".
         partition: for a model that one device cannot hold: PartitionSpecs that name the axis "model", shaped like the
             parameters or a prefix of them.

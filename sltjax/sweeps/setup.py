@@ -32,6 +32,7 @@ from sltjax.types import Batch, Loss, Observable, Params, RngKey, Sampler
 from sltjax.validation import count_examples
 
 MAX_BLOCK = 64
+MAX_BLOCK_OF_A_CORE = 8  # where cores are devices: of more, their caches hold less, and steps take a half longer
 BLOCK_BYTES = 2**30
 
 
@@ -247,6 +248,7 @@ def _fitting_block(params: Params, copies: int, num_checkpoints: int, mesh: Mesh
     if asked is None:
         size = copies * sum(np.size(w) * 4 for w in jax.tree.leaves(params))
         memory = BLOCK_BYTES * (mesh.size if mesh else 1)
-        most = max(1, min(MAX_BLOCK * along, memory // size))
+        of_cores = mesh is not None and mesh.devices.flat[0].platform == "cpu"
+        most = max(1, min((MAX_BLOCK_OF_A_CORE if of_cores else MAX_BLOCK) * along, memory // size))
         asked = math.ceil(num_checkpoints / math.ceil(num_checkpoints / most))
     return math.ceil(asked / along) * along
