@@ -18,7 +18,7 @@ Draws = Float[Array | np.ndarray, "chain draw"]
 def rhat(x: Draws) -> Scalar:
     """Rank-normalised split R-hat, the larger of that of the draws and of their distances from the median (section 4).
 
-    NaN where no draw differs from another.
+    NaN where no draw differs from another, infinite where chains stand still, each elsewhere.
     """
     xp = library_of(x)
     half = x.shape[1] // 2
@@ -37,7 +37,8 @@ def _potential_scale_reduction(x: Draws) -> Scalar:
     within = xp.mean(xp.var(z, axis=1, ddof=1))
     between = xp.var(xp.mean(z, axis=1), ddof=1)
     moved = within > 0
-    return xp.where(moved, xp.sqrt(between / xp.where(moved, within, 1.0) + 1 - 1 / x.shape[1]), xp.nan)
+    standing = xp.where(between > 0, xp.inf, xp.nan)
+    return xp.where(moved, xp.sqrt(between / xp.where(moved, within, 1.0) + 1 - 1 / x.shape[1]), standing)
 
 
 def effective_draws(x: Draws) -> Scalar:

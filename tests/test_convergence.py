@@ -65,6 +65,13 @@ def test_draws_that_never_move(array):
     assert np.isnan(rhat(x))
 
 
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_chains_that_stand_still_apart(array):
+    x = array(np.repeat([[1.0], [2.0], [3.0], [4.0]], 100, axis=1))
+    assert rhat(x) > 1e3
+    assert effective_draws(x) < 10
+
+
 def test_what_numpy_counts_compiles_nothing(caplog):
     with jax.log_compiles():
         effective_draws(CASES["ties"])
