@@ -2,6 +2,7 @@
 
 `python benchmarks/scaling.py` writes scaling.json, speed.py the table. The model is an MLP of tanh, 8-64-64-1 where
 nothing else is said, at batch 128, 4 chains around 1 checkpoint, 1,024 examples; the sampler plain SGLD with ±1 noise.
+Chains share the cores, which jax has as devices (`jax_num_cpu_devices`).
 The least time is the roofline's: the FLOPs of the gradient at the rate of a product of two large square matrices, or
 four passes over the weights (each is read and written, and so is its gradient) at that of adding large arrays,
 whichever takes longer. Both rates are measured in the same run.
@@ -11,6 +12,7 @@ With `--device gpu` it is a file and a table of that device's own.
 
 import json
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -23,16 +25,18 @@ import against_peers
 import jax
 import jax.numpy as jnp
 import numpy as np
+from overhead import slope
 from results import choose_device, device, load, of_device, write
 
 import sltjax
 from sltjax.calibration import gradient_flops
+from sltjax.devices import cores, place, replicate
 from sltjax.samplers import rademacher
 from sltjax.sampling import condition_all, sample_block
 from sltjax.schedule import Schedule
 
 FILE = Path(__file__).parent / "scaling.json"
-BATCH, SHORT, TURNS, SECONDS = 128, 10, 5, 0.5
+BATCH, SHORT, TURNS, SECONDS = 128, 5, 5, 0.3
 PASSES = 4
 
 
@@ -66,32 +70,27 @@ def sampled(size: Size) -> tuple[Callable[[int], Any], float, int]:
 
     posterior = sltjax.LocalPosterior(loss, params, size.examples / math.log(size.examples), 1.0, anchored=False)
     stack = jax.tree.map(lambda w: jnp.repeat(w[None], size.checkpoints, axis=0), params)
-    posteriors = condition_all(posterior.at(stack), data, BATCH)
+    mesh = cores(size.chains)
+    data = replicate(data, mesh)
+    posteriors = condition_all(posterior.at(place(stack, mesh)), data, BATCH)
     sampler, steps = sltjax.SGLD(1e-6, noise=rademacher), np.arange(size.checkpoints)
 
     def run(count: int) -> Any:
         schedule = Schedule(size.chains, count, 0, 1, BATCH)
-        return sample_block(jax.random.key(0), posteriors, steps, sampler, data, schedule)
+        return sample_block(jax.random.key(0), posteriors, steps, sampler, data, schedule, mesh=mesh)
 
     lanes = size.chains * size.checkpoints
     return run, lanes * BATCH * gradient_flops(posterior, data), lanes * sum(w.size for w in params.values())
 
 
-def slope(run: Callable[[int], Any]) -> float:
-    """Seconds a step, the median of turns, preparation left out."""
-
-    def seconds(steps: int) -> float:
-        began = time.perf_counter()
-        run(steps)
-        return time.perf_counter() - began
-
-    long = 4 * SHORT
-    for steps in (SHORT, long):
-        seconds(steps)  # compiles
-    while seconds(long) < SECONDS:
-        long *= 2
-    seconds(long)
-    return statistics.median((seconds(long) - seconds(SHORT)) / (long - SHORT) for _ in range(TURNS))
+def seconds_a_step(run: Callable[[int], Any]) -> float:
+    """The median of turns, each of SECONDS at least, preparation left out."""
+    steps, found = SHORT, 0.0
+    while found * steps < SECONDS:
+        steps *= 4
+        slope(run, steps)  # compiles
+        found = slope(run, steps)
+    return statistics.median(slope(run, steps) for _ in range(TURNS))
 
 
 def best(function: Callable[..., jax.Array], *args: jax.Array) -> float:
@@ -129,12 +128,14 @@ def section(file: Path = FILE) -> str:
 
 def main() -> None:
     choose_device(__doc__)
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
     axes: dict[str, dict[str, Any]] = {}
     for axis, counts in AXES.items():
         for count in counts:
             size = replace(Size(), **{axis: count})
             run, flops, weights = sampled(size)
-            entry = {"seconds": slope(run), "lanes": size.chains * size.checkpoints, "flops": flops, "weights": weights}
+            lanes = size.chains * size.checkpoints
+            entry = {"seconds": seconds_a_step(run), "lanes": lanes, "flops": flops, "weights": weights}
             axes.setdefault(axis, {})[str(count)] = {name: float(f"{x:.4g}") for name, x in entry.items()}
             print(axis, count, entry, flush=True)
     found = {"machine": {name: float(f"{x:.4g}") for name, x in machine().items()}, "axes": axes}

@@ -36,9 +36,8 @@ def _potential_scale_reduction(x: Draws) -> Scalar:
     z = _normal_quantile(xp, (twice_ranks / 2 - 3 / 8) / (flat.size + 1 / 4)).reshape(x.shape)
     within = xp.mean(xp.var(z, axis=1, ddof=1))
     between = xp.var(xp.mean(z, axis=1), ddof=1)
-    moved = within > 0
-    standing = xp.where(between > 0, xp.inf, xp.nan)
-    return xp.where(moved, xp.sqrt(between / xp.where(moved, within, 1.0) + 1 - 1 / x.shape[1]), standing)
+    ratio = xp.where(within > 0, between / xp.where(within > 0, within, 1.0), xp.inf)
+    return xp.where(differ(x), xp.sqrt(ratio + 1 - 1 / x.shape[1]), xp.nan)
 
 
 def effective_draws(x: Draws) -> Scalar:
@@ -53,9 +52,8 @@ def effective_draws(x: Draws) -> Scalar:
     spectrum = xp.abs(xp.fft.rfft(x - means, size, axis=1)) ** 2
     covariance = xp.mean(xp.fft.irfft(spectrum, size, axis=1)[:, :num_draws], axis=0) / num_draws
     total = covariance[0] + (xp.var(means, ddof=1) if num_chains > 1 else 0.0)
-    moved = total > 0
     within = covariance[0] * num_draws / (num_draws - 1)
-    later = 1 - (within - covariance[1:]) / xp.where(moved, total, 1.0)
+    later = 1 - (within - covariance[1:]) / xp.where(total > 0, total, 1.0)
     pairs = xp.concatenate([xp.ones(1), later])[: num_draws // 2 * 2].reshape(-1, 2)
     sums = pairs[:, 0] + pairs[:, 1]
     positive = xp.cumulative_prod(sums > 0)
@@ -63,7 +61,12 @@ def effective_draws(x: Draws) -> Scalar:
     is_next = xp.concatenate([xp.zeros(1), positive[:-1]]) * (1 - positive)
     time = 2 * summed - 1 + xp.sum(is_next * xp.maximum(pairs[:, 0], 0.0))
     count = num_chains * num_draws
-    return xp.where(moved, count / xp.maximum(time, 1 / np.log10(count)), 0.0)
+    return xp.where(differ(x), count / xp.maximum(time, 1 / np.log10(count)), 0.0)
+
+
+def differ(x: Draws) -> Any:
+    """Whether any draw differs from another: a variance of equal numbers may be rounded to more than 0."""
+    return x.max() > x.min()
 
 
 def library_of(x: Any) -> Any:

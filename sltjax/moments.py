@@ -2,7 +2,7 @@
 
 from flax import struct
 
-from sltjax.convergence import Draws, effective_draws, library_of
+from sltjax.convergence import Draws, differ, effective_draws, library_of
 from sltjax.types import Scalar
 
 
@@ -30,8 +30,7 @@ def mean(x: Draws) -> Mean:
     the series whose autocorrelation is then summed.
     """
     xp = library_of(x)
-    centre, scale = xp.mean(x), xp.std(x)
-    moved = scale > 0
+    centre, scale, moved = xp.mean(x), xp.std(x), differ(x)
     z = (x - centre) / xp.where(moved, scale, 1.0)
     variance = xp.maximum(_variance_of_mean(z), _variance_of_mean(xp.mean(z, axis=0, keepdims=True)))
     known = xp.where(moved, variance, 1.0)

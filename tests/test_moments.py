@@ -39,9 +39,11 @@ def test_chains_that_disagree_are_no_better_than_their_number():
     assert found.ess < 10
 
 
-def test_draws_that_never_move_claim_no_certainty():
-    found = mean(jnp.full((4, 100), 2.5))
-    assert found.value == 2.5
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+@pytest.mark.parametrize("value", [2.5, 0.1, 17.3])
+def test_draws_that_never_move_claim_no_certainty(array, value):
+    found = mean(array(np.full((4, 999), value)))
+    assert found.value == pytest.approx(value, rel=1e-5)
     assert np.isnan(found.std_error)
     assert found.ess == 0
 
