@@ -44,6 +44,13 @@ def contents(client, path):
     }
 
 
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n", b"\r\r", b" ", b"\0"])
+def test_the_servers_hold_what_they_are_given(bucket, end):
+    address, client, _ = bucket
+    client.pipe_file(f"{address}/ends", b"content" + end)
+    assert client.cat_file(f"{address}/ends") == b"content" + end
+
+
 def test_a_run_in_a_bucket_is_read_as_on_a_disk(run):
     """Trust 8 and 10, where every look at a file is a request."""
     case, path, temporary, client = run
