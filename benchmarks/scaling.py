@@ -2,10 +2,10 @@
 
 `python benchmarks/scaling.py` writes scaling.json, speed.py the table. The model is an MLP of tanh, 8-64-64-1 where
 nothing else is said, at batch 128, 4 chains around 1 checkpoint, 1,024 examples; the sampler plain SGLD with ±1 noise.
-Chains share the cores, which jax has as devices (`jax_num_cpu_devices`).
-The least time is the roofline's: the FLOPs of the gradient at the rate of a product of two large square matrices, or
-four passes over the weights (each is read and written, and so is its gradient) at that of adding large arrays,
-whichever takes longer. Both rates are measured in the same run.
+Chains share the cores, which jax has as devices (`jax_num_cpu_devices`). The least time is the roofline's: the FLOPs of
+the gradient at the rate of a product of two large square matrices, or four passes over the weights (each is read and
+written, and so is its gradient) at that of adding large arrays, whichever takes longer. Both rates are measured in the
+same run.
 
 With `--device gpu` it is a file and a table of that device's own.
 """

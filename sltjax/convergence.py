@@ -18,7 +18,7 @@ Draws = Float[Array | np.ndarray, "chain draw"]
 def rhat(x: Draws) -> Scalar:
     """Rank-normalised split R-hat, the larger of that of the draws and of their distances from the median (section 4).
 
-    NaN where no draw differs from another, infinite where chains stand still, each elsewhere.
+    NaN where no draw differs from another, beyond all bounds where chains stand still, each elsewhere.
     """
     xp = library_of(x)
     half = x.shape[1] // 2

@@ -33,16 +33,16 @@ def mean(x: Draws) -> Mean:
     centre, scale, moved = xp.mean(x), xp.std(x), differ(x)
     z = (x - centre) / xp.where(moved, scale, 1.0)
     variance = xp.maximum(_variance_of_mean(z), _variance_of_mean(xp.mean(z, axis=0, keepdims=True)))
-    known = xp.where(moved, variance, 1.0)
     # draws that never move say nothing: an error of 0 would be a claim of certainty
-    return Mean(centre, xp.where(moved, scale * xp.sqrt(known), xp.nan), xp.where(moved, 1 / known, 0.0))
+    std_error = xp.where(moved, scale * xp.sqrt(variance), xp.nan)
+    return Mean(centre, std_error, xp.where(moved, 1 / xp.where(moved, variance, 1.0), 0.0))
 
 
 def _variance_of_mean(x: Draws) -> Scalar:
-    """The variance of the grand mean: that of a draw, over the effective number of draws; 0 where none moved."""
+    """The variance of the grand mean: that of a draw, over the effective number of draws."""
     xp = library_of(x)
     num_chains = x.shape[0]
     within = xp.mean(xp.var(x, axis=1, ddof=1))
     between = xp.var(xp.mean(x, axis=1), ddof=1) if num_chains > 1 else 0.0
-    known = effective_draws(x)
-    return xp.where(known > 0, (within + between) / xp.where(known > 0, known, 1.0), 0.0)
+    draws = effective_draws(x)
+    return (within + between) / xp.where(draws > 0, draws, 1.0)

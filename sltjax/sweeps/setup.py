@@ -238,11 +238,9 @@ def _fitting_chains(asked: int | None, mesh: Mesh | None) -> int | None:
 
 
 def _fitting_block(params: Params, copies: int, num_checkpoints: int, mesh: Mesh | None, asked: int | None) -> int:
-    """As many checkpoints, of so many copies of the parameters each, as keep a device under BLOCK_BYTES.
+    """As many checkpoints, of so many copies of the parameters each, as keep a device under BLOCK_BYTES and its most.
 
-    In blocks of about equal size.
-
-    A multiple of the devices along "checkpoint", whatever was asked for.
+    In blocks of about equal size. A multiple of the devices along "checkpoint", whatever was asked for.
     """
     along = mesh.shape["checkpoint"] if mesh else 1
     if asked is None:
