@@ -24,7 +24,7 @@ def rhat(x: Draws) -> Scalar:
     half = x.shape[1] // 2
     halves = xp.concatenate([x[:, :half], x[:, half : 2 * half]])
     distances = xp.abs(halves - xp.median(halves))
-    return xp.maximum(_potential_scale_reduction(halves), _potential_scale_reduction(distances))
+    return xp.fmax(_potential_scale_reduction(halves), _potential_scale_reduction(distances))
 
 
 def _potential_scale_reduction(x: Draws) -> Scalar:

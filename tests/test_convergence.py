@@ -73,6 +73,14 @@ def test_chains_that_stand_still_apart(array):
     assert effective_draws(x) < 10
 
 
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_chains_of_two_values_that_disagree(array):
+    # all lie equally far from the median, of which R-hat says nothing
+    x = np.repeat([[1.0], [2.0], [1.0], [2.0]], 400, axis=1)
+    x[0, 5], x[1, 7] = 2.0, 1.0
+    assert rhat(array(x)) > 10
+
+
 def test_what_numpy_counts_compiles_nothing(caplog):
     with jax.log_compiles():
         effective_draws(CASES["ties"])
