@@ -18,10 +18,13 @@ Draws = Float[Array | np.ndarray, "chain draw"]
 def rhat(x: Draws) -> Scalar:
     """Rank-normalised split R-hat, the larger of that of the draws and of their distances from the median (section 4).
 
-    NaN where no draw differs from another, beyond all bounds where chains stand still, each elsewhere.
+    NaN where no draw differs from another, and of fewer than 4 draws, whose halves do not vary; beyond all bounds where
+    chains stand still, each elsewhere.
     """
     xp = library_of(x)
     half = x.shape[1] // 2
+    if half < 2:
+        return xp.asarray(xp.nan)
     halves = xp.concatenate([x[:, :half], x[:, half : 2 * half]])
     distances = xp.abs(halves - xp.median(halves))
     return xp.fmax(_potential_scale_reduction(halves), _potential_scale_reduction(distances))

@@ -81,6 +81,12 @@ def test_chains_of_two_values_that_disagree(array):
     assert rhat(array(x)) > 10
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_halves_of_one_draw_say_nothing(array):
+    assert np.isnan(rhat(array(np.random.default_rng(0).normal(size=(4, 3)))))
+
+
 def test_what_numpy_counts_compiles_nothing(caplog):
     with jax.log_compiles():
         effective_draws(CASES["ties"])
